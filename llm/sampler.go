@@ -1,0 +1,265 @@
+package llm
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"slices"
+)
+
+// SamplingParams are Ollama's sampling options, already defaulted.
+type SamplingParams struct {
+	Temperature      float32 // 0 or less: always the likeliest token
+	TopK             int     // candidates kept; 0 or less: all
+	TopP             float32 // smallest set of that probability mass; 1: off
+	MinP             float32 // least probability, relative to the likeliest; 0: off
+	TypicalP         float32 // locally typical mass (arXiv 2202.00666); 1: off
+	RepeatLastN      int     // tokens looked back on for the penalties; 0: off, negative: all
+	RepeatPenalty    float32 // divides a repeated token's positive logit (arXiv 1909.05858); 1: off
+	PresencePenalty  float32 // taken from the logit of a token that occurred; 0: off
+	FrequencyPenalty float32 // taken once per occurrence; 0: off
+	Seed             int64   // negative: random
+}
+
+// Candidate is a token and its logit.
+type Candidate struct {
+	Token Token
+	Logit float32
+}
+
+// ErrNoCandidates is returned when nothing may be sampled: the grammar refuses
+// every token, or the logits are not numbers.
+var ErrNoCandidates = errors.New("no token can be sampled from these logits")
+
+// All is the number of candidates that means the whole vocabulary.
+const All = 0
+
+// Sampler picks the tokens of one request. What it picks depends on the
+// parameters, the seed, the tokens seen and the row's logits alone: the company
+// that a row has in its batch does not matter.
+//
+// An engine drives it in three calls: Prepare on the raw row, then a selection
+// of the likeliest candidates, then Choose; and Choose once more, with the whole
+// vocabulary, when it asks for that. The order of the steps is that of
+// llama.cpp's chain: penalties, top-k, typical, top-p, min-p, temperature, draw.
+type Sampler struct {
+	params  SamplingParams
+	grammar Grammar // nil: anything goes
+	rng     *rand.Rand
+	history []Token // the tokens looked back on, oldest first
+	counts  map[Token]int
+	kept    []Candidate // scratch
+	probs   []float64   // scratch, parallel to kept
+}
+
+// NewSampler returns a sampler that has seen the prompt. The grammar may be nil;
+// it stays the caller's to close.
+func NewSampler(p SamplingParams, g Grammar, prompt []Token) *Sampler {
+	seed := uint64(p.Seed)
+	if p.Seed < 0 {
+		seed = rand.Uint64()
+	}
+	s := &Sampler{params: p, grammar: g, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15))}
+	if !s.penalizes() {
+		return s
+	}
+	s.counts = make(map[Token]int)
+	if n := p.RepeatLastN; n > 0 && len(prompt) > n {
+		prompt = prompt[len(prompt)-n:]
+	}
+	for _, t := range prompt {
+		s.remember(t)
+	}
+	return s
+}
+
+func (s *Sampler) penalizes() bool {
+	p := &s.params
+	return p.RepeatLastN != 0 && (p.RepeatPenalty != 1 || p.PresencePenalty != 0 || p.FrequencyPenalty != 0)
+}
+
+// Prepare applies the penalties to the row, in place, and returns how many
+// candidates Choose wants, likeliest first; All is the whole vocabulary.
+func (s *Sampler) Prepare(row []float32) int {
+	for t, n := range s.counts {
+		if int(t) >= len(row) || t < 0 {
+			continue
+		}
+		l := row[t]
+		if l > 0 {
+			l /= s.params.RepeatPenalty
+		} else {
+			l *= s.params.RepeatPenalty
+		}
+		row[t] = l - float32(n)*s.params.FrequencyPenalty - s.params.PresencePenalty
+	}
+	switch {
+	case s.params.Temperature <= 0:
+		return 1
+	case s.params.TopK > 0 && s.params.TopK < len(row):
+		return s.params.TopK
+	default:
+		return All
+	}
+}
+
+// Choose picks from candidates that are sorted by falling logit, ties by rising
+// token. With all, they are the whole vocabulary. It returns more when the
+// grammar refuses the pick and others have to be tried: the engine then calls
+// again with all. The slice is not changed.
+func (s *Sampler) Choose(c []Candidate, all bool) (t Token, more bool, err error) {
+	if len(c) == 0 || math.IsNaN(float64(c[0].Logit)) || math.IsInf(float64(c[0].Logit), -1) {
+		return 0, false, ErrNoCandidates
+	}
+	t = s.draw(c)
+	if s.grammar == nil {
+		return t, false, nil
+	}
+	if len(s.grammar.Filter([]Candidate{{Token: t}})) == 1 {
+		return t, false, nil
+	}
+	if !all {
+		return 0, true, nil
+	}
+	c = s.grammar.Filter(slices.Clone(c))
+	if len(c) == 0 {
+		return 0, false, ErrNoCandidates
+	}
+	return s.draw(c), false, nil
+}
+
+// Accept takes note of a token that was picked.
+func (s *Sampler) Accept(t Token) error {
+	if s.counts != nil {
+		s.remember(t)
+	}
+	if s.grammar != nil {
+		return s.grammar.Accept(t)
+	}
+	return nil
+}
+
+// Close frees the request's grammar.
+func (s *Sampler) Close() {
+	if s.grammar != nil {
+		s.grammar.Close()
+	}
+}
+
+func (s *Sampler) remember(t Token) {
+	if n := s.params.RepeatLastN; n > 0 {
+		if len(s.history) == n {
+			old := s.history[0]
+			s.history = append(s.history[:0], s.history[1:]...)
+			if s.counts[old]--; s.counts[old] == 0 {
+				delete(s.counts, old)
+			}
+		}
+		s.history = append(s.history, t)
+	}
+	s.counts[t]++
+}
+
+// draw applies top-k and all that follows it.
+func (s *Sampler) draw(c []Candidate) Token {
+	p := &s.params
+	if p.Temperature <= 0 {
+		return c[0].Token
+	}
+	if p.TopK > 0 && p.TopK < len(c) {
+		c = c[:p.TopK]
+	}
+	if p.TypicalP < 1 {
+		c = s.typical(c)
+	}
+	if p.TopP < 1 {
+		c = s.topP(c)
+	}
+	if p.MinP > 0 {
+		c = s.minP(c)
+	}
+	probs := s.softmax(c, p.Temperature)
+	u := s.rng.Float64()
+	for i, q := range probs {
+		if u -= q; u < 0 {
+			return c[i].Token
+		}
+	}
+	return c[len(c)-1].Token
+}
+
+// softmax returns the probabilities of c at a temperature, valid until the next
+// call. c[0] has the greatest logit.
+func (s *Sampler) softmax(c []Candidate, temperature float32) []float64 {
+	s.probs = slices.Grow(s.probs[:0], len(c))[:len(c)]
+	var sum float64
+	for i := range c {
+		q := math.Exp(float64(c[i].Logit-c[0].Logit) / float64(temperature))
+		s.probs[i] = q
+		sum += q
+	}
+	for i := range s.probs {
+		s.probs[i] /= sum
+	}
+	return s.probs
+}
+
+// typical keeps the candidates whose surprise is closest to the expected one,
+// up to the mass TypicalP, in order of logit.
+func (s *Sampler) typical(c []Candidate) []Candidate {
+	probs := s.softmax(c, 1)
+	var entropy float64
+	for _, q := range probs {
+		if q > 0 {
+			entropy -= q * math.Log(q)
+		}
+	}
+	order := make([]int, len(c))
+	for i := range order {
+		order[i] = i
+	}
+	distance := func(i int) float64 { return math.Abs(-math.Log(probs[i]) - entropy) }
+	slices.SortStableFunc(order, func(a, b int) int {
+		switch da, db := distance(a), distance(b); {
+		case da < db:
+			return -1
+		case da > db:
+			return 1
+		default:
+			return 0
+		}
+	})
+	n, mass := 0, 0.0
+	for n < len(order) && mass <= float64(s.params.TypicalP) {
+		mass += probs[order[n]]
+		n++
+	}
+	order = order[:max(n, 1)]
+	slices.Sort(order)
+	s.kept = s.kept[:0]
+	for _, i := range order {
+		s.kept = append(s.kept, c[i])
+	}
+	return s.kept
+}
+
+// topP keeps the likeliest candidates up to the mass TopP.
+func (s *Sampler) topP(c []Candidate) []Candidate {
+	mass := 0.0
+	for i, q := range s.softmax(c, 1) {
+		if mass += q; mass >= float64(s.params.TopP) {
+			return c[:i+1]
+		}
+	}
+	return c
+}
+
+// minP drops the candidates that are less likely than MinP times the likeliest.
+func (s *Sampler) minP(c []Candidate) []Candidate {
+	least := float64(c[0].Logit) + math.Log(float64(s.params.MinP))
+	n := 1
+	for n < len(c) && float64(c[n].Logit) >= least {
+		n++
+	}
+	return c[:n]
+}
