@@ -40,6 +40,7 @@ type Scheduler struct {
 	picked  []*slot // parallel to picks
 	pace    pace
 	tick    int64 // counts admissions, orders slots by age and by last use
+	held    int64 // tokens in the KV cache over all slots
 
 	inbox    chan *sequence
 	inflight atomic.Int64 // requests accepted and not ended

@@ -70,3 +70,9 @@ func (s *Stream) signal() {
 	default:
 	}
 }
+
+func (s *Stream) ended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.done != nil
+}

@@ -1,0 +1,214 @@
+package scheduler
+
+import (
+	"time"
+
+	"cllm/llm"
+)
+
+// headroom is the tokens that admission leaves free for each active request to
+// grow by, so that one is not admitted only to be sent back at once.
+const headroom = 32
+
+// idleShare is the part of the budget, one in so many, that the caches of idle
+// slots may fill.
+const idleShare = 8
+
+// leastCopy is the shortest prefix that is copied from another slot: below it,
+// computing anew costs about as much.
+const leastCopy = 64
+
+// admit gives waiting requests slots, first come first served, while there are
+// slots and memory.
+func (s *Scheduler) admit() {
+	n := 0
+	for n < len(s.waiting) && s.fits(s.waiting[n]) {
+		sl := s.choose(s.waiting[n].tokens)
+		if sl == nil {
+			break
+		}
+		s.place(s.waiting[n], sl)
+		n++
+	}
+	if n > 0 {
+		rest := copy(s.waiting, s.waiting[n:])
+		clear(s.waiting[rest:])
+		s.waiting = s.waiting[:rest]
+	}
+}
+
+// fits reports whether the request's tokens fit beside those of the active
+// requests. What idle slots hold does not count: relieve frees it. A request
+// that is alone always fits.
+func (s *Scheduler) fits(q *sequence) bool {
+	need, alone := int64(len(q.tokens)+headroom), true
+	for i := range s.slots {
+		if sl := &s.slots[i]; sl.active() {
+			need += int64(len(sl.seq.tokens) + headroom)
+			alone = false
+		}
+	}
+	return alone || need <= s.budget
+}
+
+// choose returns the idle slot that a prompt shall have, nil if there is none.
+//
+// Active slots shall stand in a row: with one cache per sequence every gap costs
+// a pass over the weights in each step. So only slots that fill a gap or extend
+// the row come into question; among them the longest prefix in the cache wins,
+// then the one whose cache was used the longest time ago.
+func (s *Scheduler) choose(prompt []llm.Token) *slot {
+	first, last := s.activeRow()
+	var best *slot
+	bestPrefix, bestGap := -1, false
+	for i := range s.slots {
+		sl := &s.slots[i]
+		gap := first < i && i < last
+		if sl.active() || !s.limits.Unified && first >= 0 && !gap && i != first-1 && i != last+1 {
+			continue
+		}
+		n := sl.prefix(prompt)
+		better := best == nil || n > bestPrefix || n == bestPrefix && sl.used < best.used
+		if gap != bestGap && best != nil {
+			better = gap
+		}
+		if better {
+			best, bestPrefix, bestGap = sl, n, gap
+		}
+	}
+	return best
+}
+
+// activeRow returns the first and the last active slot, -1 if there is none.
+func (s *Scheduler) activeRow() (first, last int) {
+	first, last = -1, -1
+	for i := range s.slots {
+		if s.slots[i].active() {
+			if first < 0 {
+				first = i
+			}
+			last = i
+		}
+	}
+	return first, last
+}
+
+// place puts a request into a slot, with as much of its prompt from the cache as
+// there is.
+func (s *Scheduler) place(q *sequence, sl *slot) {
+	if q.queued {
+		q.queued = false
+		s.queue.Leave()
+	}
+	s.tick++
+	q.order, sl.used = s.tick, s.tick
+	n := s.reuse(sl, q.tokens)
+	if q.admitted.IsZero() {
+		q.admitted = time.Now()
+		q.cached = n
+		s.count.cached.Add(int64(n))
+	}
+	sl.seq = q
+}
+
+// reuse makes the slot hold the longest prefix of tokens that any slot can
+// spare, and nothing else. It returns the prefix's length.
+func (s *Scheduler) reuse(sl *slot, tokens []llm.Token) int {
+	n := sl.prefix(tokens)
+	if src, longest := s.longestPrefix(tokens); src != nil && longest >= n+leastCopy && s.copyPays(src, longest) {
+		if s.engine.Copy(sl.id, src.id, llm.Pos(longest)) == nil {
+			s.holds(sl, append(sl.cached[:0:0], src.cached[:longest]...))
+			sl.exact = longest
+			return longest
+		}
+		// The engine may have forgotten what the slot held: so does the slot.
+		s.truncate(sl, 0)
+		return 0
+	}
+	s.truncate(sl, n)
+	return len(sl.cached)
+}
+
+func (s *Scheduler) longestPrefix(tokens []llm.Token) (src *slot, n int) {
+	for i := range s.slots {
+		if m := s.slots[i].prefix(tokens); m > n {
+			src, n = &s.slots[i], m
+		}
+	}
+	return src, n
+}
+
+// copyPays reports whether copying is cheaper than computing n tokens. With one
+// cache per sequence all that the source holds is copied, at memory speed:
+// hundreds of tokens in the time of one computed.
+func (s *Scheduler) copyPays(src *slot, n int) bool {
+	return s.limits.Unified || len(src.cached) <= 100*n
+}
+
+// relieve keeps what is held within the budget: first the caches of idle slots
+// go, the longest unused first, then the youngest requests, back to wait.
+func (s *Scheduler) relieve() {
+	for {
+		active, idle := s.tokens()
+		switch {
+		case active+idle <= s.budget && idle <= s.budget/idleShare:
+			return
+		case s.evictIdle():
+		case active <= s.budget || !s.preempt():
+			return
+		}
+	}
+}
+
+// tokens is what the active requests hold or will hold when their prompts are
+// computed, and what idle slots hold.
+func (s *Scheduler) tokens() (active, idle int64) {
+	for i := range s.slots {
+		if sl := &s.slots[i]; sl.active() {
+			active += int64(len(sl.seq.tokens))
+		} else {
+			idle += int64(len(sl.cached))
+		}
+	}
+	return active, idle
+}
+
+// evictIdle forgets the cache of the idle slot that was unused the longest time.
+func (s *Scheduler) evictIdle() bool {
+	var oldest *slot
+	for i := range s.slots {
+		sl := &s.slots[i]
+		if !sl.active() && len(sl.cached) > 0 && (oldest == nil || sl.used < oldest.used) {
+			oldest = sl
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	s.truncate(oldest, 0)
+	return true
+}
+
+// preempt sends the youngest request back to the head of the queue. It keeps
+// what it has generated and computes its cache anew when it gets a slot again.
+// The last request is never sent back.
+func (s *Scheduler) preempt() bool {
+	var youngest *slot
+	active := 0
+	for i := range s.slots {
+		if sl := &s.slots[i]; sl.active() {
+			active++
+			if youngest == nil || sl.seq.order > youngest.seq.order {
+				youngest = sl
+			}
+		}
+	}
+	if active < 2 {
+		return false
+	}
+	s.waiting = append([]*sequence{youngest.seq}, s.waiting...)
+	youngest.seq = nil
+	s.truncate(youngest, 0)
+	s.count.preempted.Add(1)
+	return true
+}

@@ -1,0 +1,167 @@
+package scheduler
+
+import "cllm/llm"
+
+// policy is what plan has to keep to in one step.
+type policy struct {
+	batch   int  // rows at most
+	unified bool // decode rows and prompt chunks share a pass
+	prefill int  // prompt tokens that may be computed before decode rows are due; 0: none
+	alone   int  // prompt tokens of a step when nothing decodes
+}
+
+// span is the rows of one slot in a batch: its next n pending tokens.
+type span struct {
+	slot   int
+	n      int
+	logits bool // the last row's logits are wanted
+}
+
+// leastChunk is the smallest piece worth cutting off a prompt: fewer rows cost
+// nearly a whole pass over the weights.
+const leastChunk = 16
+
+// plan decides which rows the next step decodes. It is a pure function.
+//
+// A slot with one pending token decodes. A prompt is prefilled up to its last
+// token, which then is a decode row like any other: so only decode rows ask for
+// logits, and a decode step is one pass of one row for each sequence.
+//
+// With a unified cache decode rows come first and prompt chunks fill up. With
+// one cache per sequence a batch of unequal counts would cost a pass for each
+// count, so a step either decodes or prefills: it prefills while p.prefill
+// allows it. The oldest prompt goes first and keeps its turn until it is done;
+// prompts in the neighbouring slots join where equal chunks can be cut.
+func plan(slots []slot, p policy, out []span) []span {
+	out = out[:0]
+	oldest, decoding := -1, 0
+	for i := range slots {
+		switch sl := &slots[i]; {
+		case !sl.active():
+		case sl.pending() == 1:
+			decoding++
+		case oldest < 0 || sl.seq.order < slots[oldest].seq.order:
+			oldest = i
+		}
+	}
+	room := min(p.batch, p.alone)
+	if decoding > 0 {
+		room = min(p.batch, p.prefill)
+	}
+	prefills := oldest >= 0 && room > 0
+	if decoding > 0 && (p.unified || !prefills) {
+		for i := range slots {
+			if slots[i].active() && slots[i].pending() == 1 {
+				out = append(out, span{slot: i, n: 1, logits: true})
+			}
+		}
+	}
+	if !prefills {
+		return out
+	}
+	if p.unified {
+		return planMixed(slots, min(room, p.batch-len(out)), p.batch-len(out), out)
+	}
+	return planChunks(slots, oldest, room, p.batch, out)
+}
+
+// chunk is how many of n prompt tokens to compute when room rows are wanted and
+// batch rows possible. A rest too small for a pass of its own is taken along, or
+// left bigger.
+func chunk(n, room, batch int) int {
+	switch {
+	case n <= room, n <= min(room+leastChunk, batch):
+		return n
+	case n-room < leastChunk:
+		return max(n-leastChunk, min(room, leastChunk))
+	default:
+		return room
+	}
+}
+
+// planChunks takes the oldest prompt's next chunk, and equal ones of its neighbours.
+func planChunks(slots []slot, oldest, room, batch int, out []span) []span {
+	n := chunk(slots[oldest].pending()-1, room, batch)
+	first, last := oldest, oldest
+	joins := func(i int) bool {
+		if i < 0 || i >= len(slots) || (last-first+2)*n > room {
+			return false
+		}
+		if !slots[i].active() {
+			return false
+		}
+		left := slots[i].pending() - 1 - n
+		return left == 0 || left >= leastChunk
+	}
+	for joins(last + 1) {
+		last++
+	}
+	for joins(first - 1) {
+		first--
+	}
+	for i := first; i <= last; i++ {
+		out = append(out, span{slot: i, n: n})
+	}
+	return out
+}
+
+// planMixed fills the room that decode rows left with prompts, oldest first.
+func planMixed(slots []slot, room, batch int, out []span) []span {
+	after := int64(-1)
+	for room > 0 {
+		next := -1
+		for i := range slots {
+			sl := &slots[i]
+			if sl.active() && sl.pending() > 1 && sl.seq.order > after &&
+				(next < 0 || sl.seq.order < slots[next].seq.order) {
+				next = i
+			}
+		}
+		if next < 0 {
+			break
+		}
+		after = slots[next].seq.order
+		n := chunk(slots[next].pending()-1, room, batch)
+		out = append(out, span{slot: next, n: n})
+		room -= n
+		batch -= n
+	}
+	return out
+}
+
+// rowsOf writes the rows of spans. A span's logits are those of its last row.
+func rowsOf(slots []slot, spans []span, rows []llm.Row) []llm.Row {
+	rows = rows[:0]
+	for _, sp := range spans {
+		sl := &slots[sp.slot]
+		from := len(sl.cached)
+		for p := from; p < from+sp.n; p++ {
+			rows = append(rows, llm.Row{
+				Token:  sl.seq.tokens[p],
+				Pos:    llm.Pos(p),
+				Seq:    sl.id,
+				Logits: sp.logits && p == from+sp.n-1,
+			})
+		}
+	}
+	return rows
+}
+
+// passes is how many passes over the weights llama.cpp makes for spans: with one
+// cache per sequence it cuts a batch at each gap in the sequence ids and at each
+// change in the number of rows.
+func passes(spans []span, unified bool) int {
+	if len(spans) == 0 {
+		return 0
+	}
+	if unified {
+		return 1
+	}
+	n := 1
+	for i := 1; i < len(spans); i++ {
+		if spans[i].slot != spans[i-1].slot+1 || spans[i].n != spans[i-1].n {
+			n++
+		}
+	}
+	return n
+}
