@@ -1,0 +1,27 @@
+// Package daemon answers Ollama's HTTP API.
+//
+//	connection ─► limits ─► routes ─► a handler per endpoint
+//	                                    │ JSON → checked values → prompt → tokens
+//	                                    ▼
+//	               residency.acquire ─► lease ─► scheduler.Submit ─► Stream
+//	                    │                                              │
+//	                    ▼                                              ▼
+//	                 Loader (weights, engine)                NDJSON lines or one object
+//
+// Who owns what:
+//   - the resident models, their keep-alive timers and the loads: one goroutine
+//     (residency.run); everybody else sends it events;
+//   - engine, slots and batch of a model: the goroutine of its scheduler.Run;
+//   - a request, its prompt and its output: the goroutine of its handler;
+//   - names and blobs: the file system, through modelstore.
+//
+// What holds:
+//   - a model stays in memory while a lease on it is held, whatever its keep_alive;
+//   - loads come one after another, and a model is never loaded twice at a time;
+//   - only fail writes an error before the first byte of an answer, and after it
+//     an error is the last line of the stream;
+//   - Stop ends every answer with a last line, then frees every engine.
+//
+// The package reads no environment, flag or signal, and registers nothing
+// globally: several daemons may run in one process.
+package daemon

@@ -1,0 +1,80 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+)
+
+// Options says what New makes. Zero fields get the default that stands beside
+// them, if there is one.
+type Options struct {
+	Listen  string // host:port; 127.0.0.1:11434
+	Version string // of Ollama, as /api/version tells it; 0.17.4
+	Models  string // the model folder
+	NoPrune bool   // keep the blobs that no model needs
+	Loader  Loader // opens models
+	Log     *slog.Logger
+
+	Slots         int           // requests of one model decoded together, 1 to 256; 64
+	MaxQueue      int           // requests that wait, over all models; 512
+	MaxLoaded     int           // models in memory; 3
+	KeepAlive     time.Duration // how long a model stays without requests; 0 means not at all, negative for ever
+	LoadTimeout   time.Duration // a load without progress for so long is given up; 0: never
+	ContextLength int           // num_ctx of requests that don't say; 4096
+	Origins       []string      // origins that browsers may come from, as OLLAMA_ORIGINS
+
+	MaxConnections int           // 1024
+	IOTimeout      time.Duration // a socket read or write without progress for so long ends the connection; 60 s
+	IdleTimeout    time.Duration // a connection without a request is closed after it; 10 min
+	MaxBody        int64         // bytes of a request body, blobs excepted; 256 MiB
+	StopTimeout    time.Duration // answers in progress may take so long to finish when the daemon stops; 10 s
+}
+
+const (
+	defaultListen  = "127.0.0.1:11434"
+	defaultVersion = "0.17.4"
+	maxSlots       = 256
+	forever        = time.Duration(math.MaxInt64)
+)
+
+// withDefaults fills in what was left open and checks the rest.
+func (o Options) withDefaults() (Options, error) {
+	set(&o.Listen, defaultListen)
+	set(&o.Version, defaultVersion)
+	set(&o.Log, slog.Default())
+	set(&o.Slots, 64)
+	set(&o.MaxQueue, 512)
+	set(&o.MaxLoaded, 3)
+	set(&o.ContextLength, 4096)
+	set(&o.MaxConnections, 1024)
+	set(&o.IOTimeout, 60*time.Second)
+	set(&o.IdleTimeout, 10*time.Minute)
+	set(&o.MaxBody, 256<<20)
+	set(&o.StopTimeout, 10*time.Second)
+	if o.KeepAlive < 0 {
+		o.KeepAlive = forever
+	}
+	switch {
+	case o.Models == "":
+		return o, errors.New("no model folder: set Options.Models")
+	case o.Loader == nil:
+		return o, errors.New("no loader: set Options.Loader")
+	case o.Slots < 1 || o.Slots > maxSlots:
+		return o, fmt.Errorf("%d requests at a time are not possible: OLLAMA_NUM_PARALLEL is 1 to %d", o.Slots, maxSlots)
+	case o.MaxQueue < 0, o.MaxLoaded < 0, o.ContextLength < 0, o.MaxConnections < 0, o.IOTimeout < 0,
+		o.IdleTimeout < 0, o.MaxBody < 0, o.StopTimeout < 0, o.LoadTimeout < 0:
+		return o, errors.New("an option is negative that counts or lasts")
+	}
+	return o, nil
+}
+
+// set gives a zero field its default.
+func set[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
