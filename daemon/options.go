@@ -31,6 +31,8 @@ type Options struct {
 	IdleTimeout    time.Duration // a connection without a request is closed after it; 10 min
 	MaxBody        int64         // bytes of a request body, blobs excepted; 256 MiB
 	StopTimeout    time.Duration // answers in progress may take so long to finish when the daemon stops; 10 s
+
+	memory func() memory // what the machine has; tests put their own here
 }
 
 const (
@@ -54,6 +56,9 @@ func (o Options) withDefaults() (Options, error) {
 	set(&o.IdleTimeout, 10*time.Minute)
 	set(&o.MaxBody, 256<<20)
 	set(&o.StopTimeout, 10*time.Second)
+	if o.memory == nil {
+		o.memory = readMemory
+	}
 	if o.KeepAlive < 0 {
 		o.KeepAlive = forever
 	}

@@ -2,6 +2,10 @@ package daemon
 
 import (
 	"context"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/ollama/ollama/api"
@@ -33,16 +37,342 @@ type lease struct {
 // second call does nothing.
 func (l *lease) release() { l.done() }
 
-// residency owns the models in memory.
-type residency struct{}
+// residency owns the models in memory. One goroutine, run, reads and writes
+// residents, waiting and loading; everybody else sends it events. It never waits:
+// loads, the end of schedulers and the freeing of weights have their own
+// goroutines, whose results come back as events.
+//
+// A request that needs a load waits in the daemon's queue. The answer to it is
+// sent on a channel without a buffer, so a lease is only given to a client that is
+// still there.
+type residency struct {
+	loader Loader
+	opts   Options
+	queue  *scheduler.Queue
+	log    *slog.Logger
+
+	events chan event
+	done   chan struct{} // closed when run has returned
+
+	residents []*resident // all whose weights are in memory
+	waiting   []*waiter   // oldest first
+	loading   *load       // the load that waiters wait for; nil: none
+	loads     int         // loads that have not returned, given up ones included
+	stopping  bool
+}
+
+// event is something that happened. happen is called by run only.
+type event interface{ happen(r *residency) }
+
+// waiter is a request for a model.
+type waiter struct {
+	ctx       context.Context
+	model     *modelstore.Model
+	key       string
+	options   runnerOptions
+	keepAlive *api.Duration
+	arrived   time.Time
+	queued    bool // it has a place in the queue
+	answer    chan grant
+}
+
+type grant struct {
+	lease *lease
+	err   error
+}
+
+func newResidency(opts Options, queue *scheduler.Queue) *residency {
+	return &residency{
+		loader: opts.Loader,
+		opts:   opts,
+		queue:  queue,
+		log:    opts.Log,
+		events: make(chan event),
+		done:   make(chan struct{}),
+	}
+}
+
+// run lives until stop was called and everything is freed.
+func (r *residency) run() {
+	defer close(r.done)
+	for !r.stopping || len(r.residents) > 0 || r.loads > 0 {
+		e := <-r.events
+		e.happen(r)
+	}
+}
+
+// send hands an event to run. It reports false when run has ended.
+func (r *residency) send(e event) bool {
+	select {
+	case r.events <- e:
+		return true
+	case <-r.done:
+		return false
+	}
+}
 
 // acquire returns the model resident, loading it if need be. While it loads, the
 // request waits in the daemon's queue. A keepAlive replaces that of the model for
 // everyone. Errors are scheduler.ErrBusy when the queue is full, ctx's error, or
 // why the model can't be loaded.
 func (r *residency) acquire(ctx context.Context, m *modelstore.Model, num runnerOptions, keepAlive *api.Duration) (*lease, error) {
-	return nil, errStopping
+	if err := loadable(m); err != nil {
+		return nil, err
+	}
+	w := &waiter{
+		ctx: ctx, model: m, key: identity(m), options: num, keepAlive: keepAlive,
+		arrived: time.Now(), answer: make(chan grant),
+	}
+	if !r.send(arrived{w}) {
+		return nil, errStopping
+	}
+	select {
+	case g := <-w.answer:
+		return g.lease, g.err
+	case <-ctx.Done():
+		r.send(left{w})
+		return nil, ctx.Err()
+	}
 }
 
 // unload frees the model when its last lease is given back.
-func (r *residency) unload(m *modelstore.Model) {}
+func (r *residency) unload(m *modelstore.Model) { r.send(unwanted{identity(m)}) }
+
+// list describes the models in memory. It is empty once the daemon has stopped.
+func (r *residency) list() []residentInfo {
+	q := asked{make(chan []residentInfo, 1)}
+	if !r.send(q) {
+		return nil
+	}
+	return <-q.answer
+}
+
+// stop ends every answer and every load, and frees what is not leased any more.
+// It does not wait; done is closed when all is freed.
+func (r *residency) stop() { r.send(stopped{}) }
+
+// identity is the same for models that can share weights and scheduler.
+func identity(m *modelstore.Model) string {
+	parts := append([]string{m.ModelPath}, m.AdapterPaths...)
+	parts = append(parts, "projectors")
+	return strings.Join(append(parts, m.ProjectorPaths...), "\x00")
+}
+
+// loadable refuses what the engine can't run.
+func loadable(m *modelstore.Model) error {
+	name := m.Name.DisplayShortest()
+	switch {
+	case m.Config.RemoteHost != "":
+		return errorf(http.StatusBadRequest, "model '%s' runs on another host, %s; this server runs models of its own folder only", name, m.Config.RemoteHost)
+	case m.ModelPath == "":
+		return errorf(http.StatusBadRequest, "model '%s' has no GGUF weights and can't be run; create it from a GGUF file", name)
+	case len(m.ProjectorPaths) > 0:
+		return errorf(http.StatusBadRequest, "model '%s' has a projector for images, which this server can't run yet; use a model without one", name)
+	}
+	return nil
+}
+
+// arrived: a request wants a model.
+type arrived struct{ w *waiter }
+
+func (e arrived) happen(r *residency) {
+	switch {
+	case r.stopping:
+		e.w.deliver(grant{err: errStopping})
+	case r.serve(e.w):
+	case !r.queue.Enter():
+		e.w.deliver(grant{err: scheduler.ErrBusy})
+	default:
+		e.w.queued = true
+		r.waiting = append(r.waiting, e.w)
+		r.advance()
+	}
+}
+
+// left: a client went away before its model was there.
+type left struct{ w *waiter }
+
+func (e left) happen(r *residency) {
+	r.dismiss(func(w *waiter) (bool, error) { return w == e.w, context.Canceled })
+	r.advance()
+}
+
+// unwanted: a model shall go as soon as it is idle.
+type unwanted struct{ key string }
+
+func (e unwanted) happen(r *residency) {
+	if m := r.find(e.key); m != nil {
+		m.keepAlive = 0
+		if m.leases == 0 {
+			r.retire(m)
+		}
+	}
+}
+
+// asked: somebody wants to know what is resident.
+type asked struct{ answer chan []residentInfo }
+
+func (e asked) happen(r *residency) {
+	var list []residentInfo
+	for _, m := range r.residents {
+		if !m.ended {
+			list = append(list, m.info())
+		}
+	}
+	e.answer <- list
+}
+
+// stopped: the daemon stops.
+type stopped struct{}
+
+func (stopped) happen(r *residency) {
+	r.stopping = true
+	r.dismiss(func(*waiter) (bool, error) { return true, errStopping })
+	for _, m := range r.residents {
+		m.retiring = true
+		r.shut(m)
+	}
+	r.advance()
+}
+
+// dismiss answers the waiters that match, and ends a load that nobody waits for.
+func (r *residency) dismiss(match func(*waiter) (bool, error)) {
+	kept := r.waiting[:0]
+	for _, w := range r.waiting {
+		if ok, err := match(w); ok {
+			r.leaveQueue(w)
+			w.deliver(grant{err: err})
+			continue
+		}
+		kept = append(kept, w)
+	}
+	clear(r.waiting[len(kept):])
+	r.waiting = kept
+}
+
+// advance serves the waiters whose model is there, and starts the next load.
+func (r *residency) advance() {
+	r.dismissServed()
+	if l := r.loading; l != nil {
+		if !l.canceled && !l.wanted(r.waiting) {
+			l.canceled = true
+			l.cancel()
+		}
+		return
+	}
+	for i := 0; i < len(r.waiting) && r.loading == nil; {
+		switch w := r.waiting[i]; r.begin(w) {
+		case loadBegun, loadBlocked:
+			return
+		case loadReplaces:
+			i++ // its model has to go first; others need not wait for that
+		case loadRefused:
+			r.waiting = append(r.waiting[:i], r.waiting[i+1:]...)
+		}
+	}
+}
+
+func (r *residency) dismissServed() {
+	kept := r.waiting[:0]
+	for _, w := range r.waiting {
+		if !r.serve(w) {
+			kept = append(kept, w)
+		}
+	}
+	clear(r.waiting[len(kept):])
+	r.waiting = kept
+}
+
+// serve gives a lease to a waiter whose model is there, and reports whether it is
+// done with the waiter.
+func (r *residency) serve(w *waiter) bool {
+	m := r.find(w.key)
+	if m == nil || m.retiring || !m.serves(w.options) || m.sched.Failed() != nil {
+		return false
+	}
+	r.leaveQueue(w)
+	l := &lease{
+		model:        w.model,
+		vocab:        m.loaded.Vocab,
+		sched:        m.sched,
+		context:      m.limits.Context,
+		grammar:      m.loaded.Grammar,
+		loadDuration: time.Since(w.arrived),
+		done:         sync.OnceFunc(func() { r.send(released{m}) }),
+	}
+	if !w.deliver(grant{lease: l}) {
+		return true
+	}
+	m.begin(w, r.opts.ContextLength)
+	return true
+}
+
+// deliver sends the answer. It reports false when the client has gone.
+func (w *waiter) deliver(g grant) bool {
+	select {
+	case w.answer <- g:
+		return true
+	case <-w.ctx.Done():
+		return false
+	}
+}
+
+func (r *residency) leaveQueue(w *waiter) {
+	if w.queued {
+		w.queued = false
+		r.queue.Leave()
+	}
+}
+
+// find returns the resident model that new requests of that identity are for.
+func (r *residency) find(key string) *resident {
+	for _, m := range r.residents {
+		if m.key == key && !m.ended {
+			return m
+		}
+	}
+	return nil
+}
+
+// Outcomes of begin.
+type beginning int
+
+const (
+	loadBegun    beginning = iota
+	loadBlocked            // others have to go first
+	loadReplaces           // the same model, with other options, has to go first
+	loadRefused            // the waiter was answered
+)
+
+// begin starts the load that a waiter needs, or makes room for it.
+func (r *residency) begin(w *waiter) beginning {
+	if old := r.find(w.key); old != nil {
+		r.retire(old)
+		return loadReplaces
+	}
+	size, err := weightBytes(w.model)
+	if err != nil {
+		r.leaveQueue(w)
+		w.deliver(grant{err: err})
+		return loadRefused
+	}
+	size += loadReserve
+	free, occupants := r.room()
+	victims, ok := evict(size, free, r.opts.MaxLoaded, occupants)
+	if !ok {
+		for _, o := range occupants {
+			free += o.size
+		}
+		r.leaveQueue(w)
+		w.deliver(grant{err: noMemory(size, free)})
+		return loadRefused
+	}
+	for _, i := range victims {
+		r.retire(r.residents[i])
+	}
+	if len(victims) > 0 {
+		return loadBlocked
+	}
+	r.start(w, free)
+	return loadBegun
+}
