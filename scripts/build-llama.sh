@@ -1,0 +1,307 @@
+#!/usr/bin/env bash
+# Builds llama.cpp v0.5.0 with our patches, once per machine and configuration,
+# and prints the prefix it is installed in. Everything else goes to stderr.
+#
+#   build-llama.sh          build if it is missing, print the prefix
+#   build-llama.sh --env    the same, but print the exports that cgo needs
+#   build-llama.sh --where  print where the prefix is or would be; build nothing
+#
+# LLAMA_SRC=DIR      a git checkout of llama.cpp, instead of fetching one
+# CLLM_BACKEND       cpu (default), cuda, vulkan, hip or metal
+# CLLM_CMAKE_FLAGS   more flags for CMake, separated by spaces
+# CLLM_CC, CLLM_CXX  the compilers (default: clang-16, or the newest clang there is)
+# CLLM_CACHE         the cache (default: $XDG_CACHE_HOME/cllm or ~/.cache/cllm)
+# CLLM_SELFTEST_FAIL=1  makes the first self-test fail, to try the fallback
+set -euo pipefail
+unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
+export LC_ALL=C
+
+readonly version=v0.5.0
+readonly tree=fd570ef54b10ec5fecb739e7e04c8ce44a6f415a
+# Count up when this script puts something else into the prefix.
+readonly recipe=1
+readonly upstream=https://github.com/ggml-org/llama.cpp
+readonly package=node-llama-cpp@3.22.1
+# The registry's integrity hash of the package, in hexadecimal.
+readonly sha512=6e5b488a9b9699cd76dc7eed30880318a4ac4ab866865418795502e3c5d38d55bb5c624988927209d95333343f2e25a83e4183a5c2f816f883a60c3ba9f4e20f
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+readonly here
+readonly cache=${CLLM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cllm}
+readonly backend=${CLLM_BACKEND:-cpu}
+
+say() { printf 'llama.cpp: %s\n' "$*" >&2; }
+die() {
+	say "$@"
+	exit 1
+}
+
+# run CMD...: silent unless it fails; then its last lines are shown.
+run() {
+	if ! "$@" >>"$log" 2>&1; then
+		tail -n 30 "$log" >&2
+		return 1
+	fi
+}
+
+need() {
+	local tool
+	for tool in "$@"; do
+		command -v "$tool" >/dev/null || die "$tool is missing; 'make setup' installs it"
+	done
+}
+
+choose_compiler() {
+	local c
+	cc=${CLLM_CC:-} cxx=${CLLM_CXX:-}
+	if [[ -z $cc ]]; then
+		for c in clang-16 clang-22 clang-21 clang-20 clang-19 clang-18 clang-17 clang; do
+			if command -v "$c" >/dev/null; then
+				cc=$c
+				break
+			fi
+		done
+	fi
+	[[ -n $cc ]] || die "no clang found; 'make setup' installs clang-16, or set CLLM_CC and CLLM_CXX"
+	[[ -n $cxx ]] || cxx=${cc/clang/clang++}
+	need "$cc" "$cxx"
+}
+
+choose_flags() {
+	flags=(
+		-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF
+		-DGGML_NATIVE=ON -DGGML_OPENMP=OFF -DGGML_CCACHE=OFF -DGGML_CUDA_NCCL=OFF
+		-DLLAMA_BUILD_{COMMON,TOOLS,TESTS,EXAMPLES,SERVER,APP}=OFF
+	)
+	case $backend in
+	cpu) flags+=(-DGGML_METAL=OFF -DGGML_BLAS=OFF) ;;
+	cuda | vulkan | hip | metal) flags+=("-DGGML_${backend^^}=ON") ;;
+	*) die "CLLM_BACKEND is '$backend'; it can be cpu, cuda, vulkan, hip or metal" ;;
+	esac
+	local more
+	read -ra more <<<"${CLLM_CMAKE_FLAGS:-}"
+	flags+=(${more[@]+"${more[@]}"})
+}
+
+# What the CPU can do. A native build must never run on a CPU that can do less.
+cpu_features() {
+	uname -sm
+	if [[ -r /proc/cpuinfo ]]; then
+		grep -m1 -E '^(flags|Features)[[:space:]]*:' /proc/cpuinfo || true
+		grep -m1 -E '^CPU part' /proc/cpuinfo || true
+	else
+		sysctl -n machdep.cpu.brand_string machdep.cpu.features machdep.cpu.leaf7_features 2>/dev/null || true
+	fi
+}
+
+source_tree() {
+	if [[ -z ${LLAMA_SRC:-} ]]; then
+		echo "$tree"
+	else
+		git -C "$LLAMA_SRC" rev-parse --verify --quiet 'HEAD^{tree}' ||
+			die "LLAMA_SRC=$LLAMA_SRC is not a git checkout of llama.cpp"
+	fi
+}
+
+make_key() {
+	{
+		echo "$source_id"
+		"$cc" --version
+		"$cxx" --version
+		printf '%s\n' "$backend" "${flags[@]}"
+		cpu_features
+		cat "$here"/patches/*.patch
+		echo "$recipe"
+	} | sha256 | cut -c1-16
+}
+
+sha256() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi; }
+sha512() { if command -v sha512sum >/dev/null; then sha512sum "$1"; else shasum -a 512 "$1"; fi; }
+
+# fetch leaves a bare clone of the pristine source in $cache/src/$tree.
+fetch() {
+	local dest=$cache/src/$source_id
+	[[ -d $dest ]] && return
+	local got=$tmp/source.git
+	if [[ -n ${LLAMA_SRC:-} ]]; then
+		run git clone --quiet --bare "$LLAMA_SRC" "$got" || die "cannot clone LLAMA_SRC=$LLAMA_SRC (see above)"
+		git -C "$got" update-ref HEAD "$(git -C "$LLAMA_SRC" rev-parse HEAD)"
+		[[ $source_id == "$tree" ]] || say "LLAMA_SRC is not $version (tree $source_id); going on with it as it is"
+	elif ! fetch_package "$got" && ! fetch_upstream "$got"; then
+		die "$version could not be fetched (see above). Check the network, or set LLAMA_SRC to a git checkout of $upstream at $version"
+	fi
+	mkdir -p "$cache/src"
+	mv "$got" "$dest"
+}
+
+fetch_package() {
+	command -v npm >/dev/null || {
+		say "npm is missing; trying $upstream"
+		return 1
+	}
+	say "fetching $version (npm package $package, 36 MB)"
+	(cd "$tmp" && run npm pack "$package" --loglevel=error --ignore-scripts --no-update-notifier) || {
+		say "npm could not fetch $package (see above)"
+		return 1
+	}
+	local tarball
+	tarball=$(echo "$tmp"/node-llama-cpp-*.tgz)
+	[[ $(sha512 "$tarball") == "$sha512 "* ]] || die "$package: the archive's sha512 is wrong; nothing was used of it"
+	run tar -xzf "$tarball" -C "$tmp" package/llama/gitRelease.bundle || return 1
+	clone "$tmp/package/llama/gitRelease.bundle" "$1" && check_tree "$1"
+}
+
+fetch_upstream() {
+	say "fetching $version from $upstream"
+	rm -rf "$1"
+	clone "$upstream" "$1" --depth=1 --branch="$version" && check_tree "$1"
+}
+
+clone() {
+	local from=$1 to=$2
+	shift 2
+	GIT_TERMINAL_PROMPT=0 run git -c advice.detachedHead=false clone --quiet --bare "$@" "$from" "$to"
+}
+
+check_tree() {
+	local got
+	got=$(git -C "$1" rev-parse 'HEAD^{tree}')
+	[[ $got == "$tree" ]] && return
+	say "the source is tree $got, but $version is $tree; it is not used"
+	return 1
+}
+
+checkout() {
+	run git clone --quiet --shared --no-checkout "$cache/src/$source_id" "$tmp/llama.cpp" &&
+		run git -C "$tmp/llama.cpp" -c advice.detachedHead=false checkout --quiet HEAD ||
+		die "cannot check out the source in $cache/src/$source_id; remove that folder and try again"
+	local patch
+	for patch in "$here"/patches/*.patch; do
+		run git -C "$tmp/llama.cpp" apply "$patch" || die "$(basename "$patch") does not apply to this source; it is made for $version"
+	done
+}
+
+# compile NAME [FLAG...] builds in $tmp/NAME, with a line of progress now and then.
+compile() {
+	local dir=$tmp/$1
+	shift
+	run cmake -G Ninja -S "$here/selftest" -B "$dir" -DLLAMA_DIR="$tmp/llama.cpp" \
+		-DCMAKE_C_COMPILER="$cc" -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_INSTALL_LIBDIR=lib \
+		"${flags[@]}" "$@" || die "CMake could not configure the build (see above)"
+	say "compiling with $cc; the log is $log"
+	if ! NINJA_STATUS='[%f/%t] ' ninja -C "$dir" 2>&1 | tee -a "$log" |
+		awk -F'[][/]' '/^\[/ && int(4*$2/$3) > n {n = int(4*$2/$3); print "llama.cpp: " $2 " of " $3 " files"; fflush()}' >&2; then
+		grep -E -A8 'error:|FAILED' "$log" | tail -n 40 >&2
+		die "the build failed (see above, and the whole log in $log)"
+	fi
+}
+
+# selftest NAME: a real decode in a process of its own; its end is our verdict.
+selftest() {
+	if [[ ${CLLM_SELFTEST_FAIL:-} == 1 && $1 == build ]]; then
+		say "self-test: told to fail by CLLM_SELFTEST_FAIL"
+		return 1
+	fi
+	local status=0
+	timeout -k 5 120 "$tmp/$1/selftest" decode >>"$log" 2>&1 </dev/null || status=$?
+	[[ $status == 0 ]] && return
+	tail -n 3 "$log" >&2
+	case $status in
+	124 | 137) say "self-test: no end after 120 seconds" ;;
+	*) if ((status > 128)); then say "self-test: crashed with signal $((status - 128))"; else say "self-test: failed"; fi ;;
+	esac
+	return 1
+}
+
+# install NAME: libraries, headers, vocabularies and llama.pc into $tmp/out.
+install() {
+	local out=$tmp/out libs
+	run cmake --install "$tmp/$1" --prefix "$out" || die "cannot install into $out (see above)"
+	rm -rf "$out/lib/cmake" "$out/lib/pkgconfig" "$out/bin"
+	mkdir -p "$out/bin" "$out/models" "$out/lib/pkgconfig"
+	cp "$tmp/$1/selftest" "$out/bin/"
+	cp "$tmp"/llama.cpp/models/ggml-vocab-* "$out/models/"
+	cp "$tmp/llama.cpp/LICENSE" "$out/LICENSE.llama.cpp"
+	libs=$(link_flags "$tmp/$1/build.ninja")
+	cat >"$out/lib/pkgconfig/llama.pc" <<-EOF
+		prefix=\${pcfiledir}/../..
+		srcdir=\${prefix}
+		Name: llama
+		Description: llama.cpp $version, built for cllm
+		Version: ${version#v}
+		Cflags: -I\${prefix}/include
+		Libs: -L\${prefix}/lib $libs
+	EOF
+}
+
+# link_flags turns CMake's link line of the self-test into linker flags: our own
+# archives by name, in CMake's order, and whatever the backends need.
+link_flags() {
+	local word line
+	line=$(sed -n '/^build selftest:/,/^$/s/^  LINK_LIBRARIES = //p' "$1")
+	for word in $line; do
+		case $word in
+		*/libllama.a | */libggml*.a) word=$(basename "$word" .a) && printf -- '-l%s ' "${word#lib}" ;;
+		-Wl,-rpath*) ;;
+		*) printf '%s ' "$word" ;;
+		esac
+	done
+	if [[ $(uname -s) == Darwin ]]; then echo '-lc++'; else echo '-lstdc++ -lm -lpthread -ldl'; fi
+}
+
+build() {
+	need git cmake ninja tar timeout
+	mkdir -p "$cache/llama" || die "the cache $cache cannot be written; set CLLM_CACHE to a folder that can"
+	if command -v flock >/dev/null; then
+		exec 9>"$cache/llama/lock"
+		flock -n 9 || { say "waiting for another build" && flock 9; }
+		[[ -f $prefix/llama.built ]] && return
+		rm -rf "$cache"/llama/tmp.* # of builds that were killed: none is running now
+	fi
+	tmp=$(mktemp -d "$cache/llama/tmp.XXXXXX")
+	trap 'rm -rf "$tmp"' EXIT
+	log=$cache/llama/$key.log
+	: >"$log"
+
+	fetch
+	checkout
+	local made=build note=
+	compile build
+	if ! selftest build; then
+		say "building again without AMX, the matrix unit of newer CPUs"
+		made=build-noamx note="built without AMX, because the self-test failed with it"
+		compile $made -DCMAKE_C_FLAGS="$noamx" -DCMAKE_CXX_FLAGS="$noamx"
+		selftest $made || die "the self-test fails without AMX too; the log is $log. Try another compiler with CLLM_CC and CLLM_CXX"
+	fi
+	install $made
+	echo "$note" >"$tmp/out/llama.built"
+	# Another build without flock may have been first.
+	mv -T "$tmp/out" "$prefix" 2>/dev/null || [[ -f $prefix/llama.built ]] || mv "$tmp/out" "$prefix"
+	say "built and tested by a real decode: $prefix"
+}
+
+# With -march=native only these switch AMX off; GGML_AMX_* count for other builds.
+readonly noamx='-mno-amx-tile -mno-amx-int8 -mno-amx-bf16'
+
+what=${1:-build}
+case $what in
+build | --env | --where) ;;
+*) die "usage: build-llama.sh [--env | --where]" ;;
+esac
+choose_compiler
+choose_flags
+source_id=$(source_tree)
+key=$(make_key)
+readonly prefix=$cache/llama/$key
+
+if [[ $what != --where && ! -f $prefix/llama.built ]]; then
+	build
+fi
+if [[ $what != --where && -s $prefix/llama.built ]]; then
+	grep -q . "$prefix/llama.built" && say "$(cat "$prefix/llama.built")"
+fi
+if [[ $what == --env ]]; then
+	printf 'export CC=%q CXX=%q PKG_CONFIG_PATH=%q\n' "$cc" "$cxx" "$prefix/lib/pkgconfig"
+else
+	echo "$prefix"
+fi

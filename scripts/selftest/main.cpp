@@ -1,0 +1,31 @@
+#include <cstdio>
+#include <cstring>
+
+#include "selftest.h"
+
+namespace {
+
+void quiet(ggml_log_level level, const char * text, void *) {
+    if (level == GGML_LOG_LEVEL_ERROR) {
+        fputs(text, stderr);
+    }
+}
+
+} // namespace
+
+int main(int argc, char ** argv) {
+    const char * what = argc == 2 ? argv[1] : "";
+    llama_log_set(quiet, nullptr);
+    llama_backend_init();
+    if (strcmp(what, "decode") == 0) {
+        test_decode();
+    } else if (strcmp(what, "kvcache") == 0) {
+        test_kvcache();
+    } else {
+        fprintf(stderr, "usage: selftest decode|kvcache\n");
+        return 2;
+    }
+    llama_backend_free();
+    printf("%s: ok\n", what);
+    return 0;
+}
