@@ -12,7 +12,9 @@ import (
 func (s *Scheduler) fail(err error) error {
 	switch {
 	case errors.Is(err, llm.ErrNoRoom):
-		// The cache is as before the call. Make room and try again.
+		// The cache is as before the call. Make room and try again; from now on no
+		// more is admitted than what there turned out to be room for.
+		s.budget = min(s.budget, s.held)
 		if s.evictIdle() || s.preempt() {
 			return nil
 		}

@@ -62,6 +62,7 @@ func (p *pace) decoded(took time.Duration) {
 
 // prefilled notes a step that computed n prompt tokens beside rows decode rows.
 func (p *pace) prefilled(n, rows int, took time.Duration) {
+	took = max(took, time.Duration(n)*time.Microsecond) // no clock is so fine that a prompt is free
 	if rows > 0 {
 		p.since = 0 // the decode rows had their turn in this step
 		took = max(took-p.decode, took/4)

@@ -82,6 +82,7 @@ func New(engine llm.Engine, vocab llm.Vocab, opts Options) (*Scheduler, error) {
 	for i := range s.slots {
 		s.slots[i].id = llm.SeqID(i)
 	}
+	s.publish()
 	return s, nil
 }
 

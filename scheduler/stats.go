@@ -11,7 +11,7 @@ type Stats struct {
 	Active      int   // slots that serve a request
 	Waiting     int   // requests without a slot
 	HeldTokens  int64 // tokens in the KV cache, those of idle slots included
-	TokenBudget int64 // tokens that the memory budget allows
+	TokenBudget int64 // tokens that the memory budget allows; less once the engine had no room
 
 	Steps           int64         // calls of Decode
 	Passes          int64         // passes over the weights, by llama.cpp's split rule
@@ -30,7 +30,7 @@ type Stats struct {
 
 // counters are written by Run and read from anywhere.
 type counters struct {
-	active, waiting, held                       atomic.Int64
+	active, waiting, held, budget               atomic.Int64
 	steps, passes, decode, prefill, cached      atomic.Int64
 	preempted, moved                            atomic.Int64
 	engine, sample, scheduler                   atomic.Int64 // nanoseconds
@@ -45,7 +45,7 @@ func (s *Scheduler) Stats() Stats {
 		Active:          int(c.active.Load()),
 		Waiting:         int(c.waiting.Load()),
 		HeldTokens:      c.held.Load(),
-		TokenBudget:     s.budget,
+		TokenBudget:     c.budget.Load(),
 		Steps:           c.steps.Load(),
 		Passes:          c.passes.Load(),
 		DecodeTokens:    c.decode.Load(),

@@ -151,4 +151,5 @@ func (s *Scheduler) publish() {
 	s.count.active.Store(int64(active))
 	s.count.waiting.Store(int64(len(s.waiting)))
 	s.count.held.Store(s.held)
+	s.count.budget.Store(s.budget)
 }

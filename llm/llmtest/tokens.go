@@ -88,19 +88,20 @@ func Passes(rows []llm.Row, ubatch int, unified bool) int {
 	}
 	passes := 0
 	for len(order) > 0 {
-		group := 0
-		for group < len(order) && group < ubatch && (group == 0 || order[group] == order[group-1]+1) {
-			group++
+		var group, rest []llm.SeqID
+		for _, seq := range order {
+			if len(group) < ubatch && (len(group) == 0 || seq == group[len(group)-1]+1) {
+				group = append(group, seq)
+			}
 		}
-		n := max(ubatch/group, 1)
-		for _, seq := range order[:group] {
+		n := max(ubatch/len(group), 1)
+		for _, seq := range group {
 			n = min(n, left[seq])
 		}
-		rest := order[:0:0]
-		for i, seq := range order {
-			if i < group {
-				left[seq] -= n
-			}
+		for _, seq := range group {
+			left[seq] -= n
+		}
+		for _, seq := range order {
 			if left[seq] > 0 {
 				rest = append(rest, seq)
 			}

@@ -1,0 +1,116 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cllm/llm"
+	"cllm/llm/llmtest"
+)
+
+// TestSimulation lets random clients come, leave, read slowly and share prompts,
+// while the engine fails now and then. Every request must end once, every whole
+// answer be the model's, and the invariants hold after each step.
+func TestSimulation(t *testing.T) {
+	seeds := 12
+	if testing.Short() {
+		seeds = 3
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { simulate(t, uint64(seed)) })
+		})
+	}
+}
+
+func simulate(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	steps := 0
+	eo := llmtest.Options{
+		Limits: llm.Limits{
+			Sequences: 1 + rng.IntN(16),
+			Context:   256,
+			Batch:     64,
+			Unified:   seed%3 == 2,
+		},
+		Cells:      []int{0, 300, 1000}[rng.IntN(3)],
+		NoTruncate: seed%5 == 4,
+		BeforeDecode: func(rows []llm.Row) error {
+			time.Sleep(time.Duration(5+len(rows)) * time.Millisecond) // the bubble's clock
+			if steps++; steps%61 == 0 {
+				return llm.ErrAborted
+			}
+			return nil
+		},
+	}
+	r := start(t, eo, Options{Queue: NewQueue(40), MemoryBudget: int64(200 + rng.IntN(2000))})
+	var clients sync.WaitGroup
+	for i := range 150 {
+		// Each client's dice are its own, so the order of goroutines does not matter.
+		dice := rand.New(rand.NewPCG(seed, uint64(i+2)))
+		clients.Go(func() { client(t, r, dice, i) })
+		time.Sleep(time.Duration(rng.IntN(60)) * time.Millisecond)
+	}
+	clients.Wait()
+	st := r.Stats()
+	if st.FinishedFailed > 0 {
+		t.Errorf("%d requests failed", st.FinishedFailed)
+	}
+	if !r.Idle() {
+		t.Error("all requests have ended, but the scheduler is not idle")
+	}
+}
+
+func client(t *testing.T, r *rig, dice *rand.Rand, i int) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	shared := strings.Repeat("system prompt ", dice.IntN(4)*3)
+	p := fmt.Sprintf("%s client %d %s", shared, i, strings.Repeat("?", dice.IntN(60)))
+	n := 1 + dice.IntN(40)
+	leaves := dice.IntN(4) == 0
+	if leaves {
+		timer := time.AfterFunc(time.Duration(dice.IntN(2000))*time.Millisecond, cancel)
+		defer timer.Stop()
+	}
+	st, err := r.Submit(ctx, greedy(p, n))
+	if err == ErrBusy {
+		return
+	}
+	if err != nil {
+		t.Errorf("client %d: %v", i, err)
+		return
+	}
+	text, finals := "", 0
+	var done *Done
+	for {
+		e, ok := st.Next()
+		if !ok {
+			break
+		}
+		text += e.Text
+		if e.Done != nil {
+			done = e.Done
+			finals++
+		}
+		if dice.IntN(5) == 0 {
+			time.Sleep(time.Duration(dice.IntN(500)) * time.Millisecond)
+		}
+	}
+	want := llmtest.GreedyText(p, n)
+	switch {
+	case finals != 1:
+		t.Errorf("client %d: %d final events", i, finals)
+	case done.Err != nil && !leaves:
+		t.Errorf("client %d: %v", i, done.Err)
+	case done.Err == nil && text != want:
+		t.Errorf("client %d: %q, want %q", i, text, want)
+	case done.Err != nil && !strings.HasPrefix(want, text):
+		t.Errorf("client %d left with %q, which does not begin %q", i, text, want)
+	}
+}
