@@ -2,11 +2,183 @@ package daemon
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/ollama/ollama/api"
+	"github.com/ollama/ollama/types/model"
+
+	"cllm/daemon/prompt"
+	"cllm/llm"
+	"cllm/modelstore"
 )
+
+// relaxThinking is the key under which the Anthropic API asks that models which
+// can't think are not refused.
+const relaxThinking = "relax_thinking"
 
 // chat answers POST /api/chat.
 func (d *Daemon) chat(c *gin.Context) {
-	d.fail(c, newError(http.StatusNotImplemented, "/api/chat is not served yet"))
+	start := time.Now()
+	var req api.ChatRequest
+	if err := readBody(c, &req); err != nil {
+		d.fail(c, err)
+		return
+	}
+	m, err := d.chatModel(&req)
+	if err != nil {
+		d.fail(c, err)
+		return
+	}
+	if len(req.Messages) == 0 && req.KeepAlive != nil && req.KeepAlive.Duration == 0 {
+		d.resident.unload(m)
+		c.JSON(http.StatusOK, chatLine(req.Model, prompt.Part{}, &ending{reason: "unload"}))
+		return
+	}
+	_, relaxed := c.Get(relaxThinking)
+	opts, err := d.checkChat(&req, m, relaxed)
+	if err != nil {
+		d.fail(c, err)
+		return
+	}
+	l, err := d.resident.acquire(c.Request.Context(), m, opts.Runner, req.KeepAlive)
+	if err != nil {
+		d.fail(c, err)
+		return
+	}
+	defer l.release()
+	if len(req.Messages) == 0 {
+		c.JSON(http.StatusOK, chatLine(req.Model, prompt.Part{}, &ending{reason: "load"}))
+		return
+	}
+	d.converse(c, l, &req, opts, start)
+}
+
+// chatModel returns the model that the request names.
+func (d *Daemon) chatModel(req *api.ChatRequest) (*modelstore.Model, error) {
+	if err := checkTopLogprobs(req.TopLogprobs); err != nil {
+		return nil, err
+	}
+	if _, err := modelstore.ParseName(req.Model); err != nil {
+		return nil, newError(http.StatusBadRequest, textNoModel)
+	}
+	return d.lookup(req.Model)
+}
+
+// checkChat checks what can be checked before the model is loaded. It settles
+// req.Think and returns the options.
+func (d *Daemon) checkChat(req *api.ChatRequest, m *modelstore.Model, relaxed bool) (opts api.Options, err error) {
+	if err := checkAnswerable(m); err != nil {
+		return opts, err
+	}
+	can := ability(m.Capabilities())
+	think, err := can.think(req.Model, req.Think)
+	switch {
+	case err == nil:
+		req.Think = think
+	case relaxed:
+		req.Think = nil
+	default:
+		return opts, err
+	}
+	var need []model.Capability
+	if len(req.Tools) > 0 {
+		need = append(need, model.CapabilityTools)
+	}
+	if err := can.check(m, req.Model, "chat", need...); err != nil {
+		return opts, err
+	}
+	if len(req.Messages) > 0 {
+		if err := checkExtras(req.Format, req.Logprobs); err != nil {
+			return opts, err
+		}
+	}
+	return d.options(m, req.Options)
+}
+
+// converse answers the last message of a conversation.
+func (d *Daemon) converse(c *gin.Context, l *lease, req *api.ChatRequest, opts api.Options, start time.Time) {
+	loaded := time.Since(start)
+	style := prompt.NewStyle(l.model.Template, l.model.Config, l.model.Name)
+	talk := prompt.Conversation{
+		Messages: style.Forget(withModel(l.model, req.Messages)),
+		Tools:    req.Tools,
+		Think:    req.Think,
+	}
+	output, tools, err := style.NewOutput(talk)
+	if err != nil {
+		d.fail(c, err)
+		return
+	}
+	talk.Tools = tools
+	limit := contextLimit(opts, l.context)
+	p, err := fit(style, talk, l.vocab, limit, isTrue(req.Truncate))
+	if err != nil {
+		d.fail(c, err)
+		return
+	}
+	if req.DebugRenderOnly {
+		c.JSON(http.StatusOK, api.ChatResponse{
+			Model:     req.Model,
+			CreatedAt: time.Now().UTC(),
+			DebugInfo: &api.DebugInfo{RenderedTemplate: p.Text, ImageCount: p.Images},
+		})
+		return
+	}
+	if err := checkLevel(req.Think, style.Parser == prompt.Harmony); err != nil {
+		d.fail(c, err)
+		return
+	}
+	request, err := newRequest(opts, l.vocab, p.Tokens, limit, isTrue(req.Truncate), isTrue(req.Shift))
+	if err != nil {
+		d.fail(c, err)
+		return
+	}
+	output.Begin(p.Text)
+	d.deliver(c, l.sched, turn{
+		start:   start,
+		loaded:  loaded,
+		stream:  isTrue(req.Stream),
+		request: request,
+		output:  output,
+		line:    func(p prompt.Part, e *ending) any { return chatLine(req.Model, p, e) },
+	})
+}
+
+// withModel puts the model's own messages before the request's, and its system
+// text before both unless the request begins with one.
+func withModel(m *modelstore.Model, messages []api.Message) []api.Message {
+	var all []api.Message
+	if m.System != "" && messages[0].Role != "system" {
+		all = append(all, api.Message{Role: "system", Content: m.System})
+	}
+	all = append(all, m.Messages...)
+	return append(all, messages...)
+}
+
+// fit renders and tokenizes a conversation, with truncate so that it fits limit
+// where that can be had by leaving out old messages.
+func fit(s prompt.Style, talk prompt.Conversation, vocab llm.Vocab, limit int, truncate bool) (prompt.Fitted[llm.Token], error) {
+	tokenize := func(text string) []llm.Token { return vocab.Tokenize(text, true) }
+	if truncate {
+		return prompt.Fit(s, talk, limit, tokenize)
+	}
+	r, err := s.Render(talk)
+	if err != nil {
+		return prompt.Fitted[llm.Token]{}, err
+	}
+	return prompt.Fitted[llm.Token]{Rendered: r, Tokens: tokenize(r.Text)}, nil
+}
+
+// chatLine is one line of a chat, the last with an ending.
+func chatLine(name string, p prompt.Part, e *ending) *api.ChatResponse {
+	r := &api.ChatResponse{
+		Model:     name,
+		CreatedAt: time.Now().UTC(),
+		Message:   api.Message{Role: "assistant", Content: p.Content, Thinking: p.Thinking, ToolCalls: p.Calls},
+	}
+	if e != nil {
+		r.Done, r.DoneReason, r.Metrics = true, e.reason, e.metrics
+	}
+	return r
 }
