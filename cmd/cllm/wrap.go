@@ -53,7 +53,8 @@ func (w *wrapper) put(b *strings.Builder, r rune, limit int) {
 		cells = tabStop - w.column%tabStop
 	}
 	if w.column+cells > limit {
-		w.breakLine(b, space)
+		// A wide character may be parted from the word before it.
+		w.breakLine(b, space || cells > 1)
 		if space {
 			return // the line's end stands for it
 		}
@@ -61,18 +62,18 @@ func (w *wrapper) put(b *strings.Builder, r rune, limit int) {
 	b.WriteRune(r)
 	w.column += cells
 	switch {
-	case space, cells > 1: // wide characters may be parted anywhere
+	case space, cells > 1:
 		w.word = ""
 	default:
 		w.word += string(r)
 	}
 }
 
-// breakLine begins a new line and takes the unfinished word along, unless a space
-// has just ended it or it fills the whole line.
-func (w *wrapper) breakLine(b *strings.Builder, space bool) {
+// breakLine begins a new line and takes the unfinished word along, unless it has
+// just ended or fills the whole line.
+func (w *wrapper) breakLine(b *strings.Builder, ended bool) {
 	n := runewidth.StringWidth(w.word)
-	if space || n == 0 || n >= w.column {
+	if ended || n == 0 || n >= w.column {
 		b.WriteByte('\n')
 		w.column, w.word = 0, ""
 		return
