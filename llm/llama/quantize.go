@@ -1,0 +1,51 @@
+//go:build cgo
+
+package llama
+
+// #include "shim.h"
+// #include <stdlib.h>
+import "C"
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"unsafe"
+)
+
+// Quantize writes the model file src in another number format to dst. threads 0
+// is all CPUs. progress may be nil; it is called with 0 to 1, once per tensor.
+// When ctx is done the work ends after the tensor that is being converted, which
+// for a large one may take seconds. No file is left at dst after an error.
+func Quantize(ctx context.Context, src, dst string, t QuantType, threads int, progress func(float32)) error {
+	start()
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("quantize: %w", err)
+	}
+	if err := checkFile(src); err != nil {
+		return err
+	}
+	if threads <= 0 {
+		threads = runtime.GOMAXPROCS(0)
+	}
+	handle, free := newProgress(ctx, progress)
+	defer free()
+	csrc, cdst := C.CString(src), C.CString(dst)
+	defer C.free(unsafe.Pointer(csrc))
+	defer C.free(unsafe.Pointer(cdst))
+	var cerr C.cllm_error
+	C.cllm_quantize(csrc, cdst, C.int32_t(t), C.int32_t(threads), true, handle, &cerr)
+	drainLog()
+	if cerr.code == C.CLLM_OK {
+		if progress != nil {
+			progress(1)
+		}
+		return nil
+	}
+	os.Remove(dst)
+	if cerr.code == C.CLLM_CANCELLED {
+		return fmt.Errorf("quantize: %w", context.Cause(ctx))
+	}
+	return failure("quantize "+src+" to "+t.String(), &cerr, ErrBadModel)
+}

@@ -1,0 +1,127 @@
+//go:build cgo
+
+package llama
+
+// #include "shim.h"
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"unsafe"
+
+	"cllm/llm"
+)
+
+// Candidates come from C as the Go slice that they are.
+var _ = [1]struct{}{}[unsafe.Sizeof(llm.Candidate{})-unsafe.Sizeof(C.cllm_candidate{})+
+	unsafe.Offsetof(llm.Candidate{}.Logit)-unsafe.Offsetof(C.cllm_candidate{}.logit)]
+
+// errNoLogits: the row asked for none, or there was no decode.
+var errNoLogits = errors.New("the row has no logits")
+
+// picker samples the picks of one goroutine. Its slices are kept for the next step.
+type picker struct {
+	asks  []C.cllm_selection // what to select, for all picks in one call
+	which []int              // the pick of each
+	open  []int              // the picks that want the whole vocabulary
+	found []llm.Candidate    // what was selected
+}
+
+// Sample picks a token for each pick.
+func (c *Context) Sample(picks []llm.Pick) {
+	c.uses++
+	if len(picks) == 0 {
+		return
+	}
+	workers := min(runtime.GOMAXPROCS(0), len(picks)/4+1)
+	for len(c.pickers) < workers {
+		c.pickers = append(c.pickers, picker{})
+	}
+	share := (len(picks) + workers - 1) / workers
+	var others sync.WaitGroup
+	for w := 1; w < workers && w*share < len(picks); w++ {
+		others.Go(func() { c.pickers[w].sample(c, picks[w*share:min((w+1)*share, len(picks))]) })
+	}
+	c.pickers[0].sample(c, picks[:min(share, len(picks))])
+	others.Wait()
+}
+
+// sample serves the picks that want few candidates with one call into C. The
+// others need room for the whole vocabulary and come one by one.
+func (p *picker) sample(c *Context, picks []llm.Pick) {
+	p.asks, p.which, p.open = p.asks[:0], p.which[:0], p.open[:0]
+	room := 0
+	for i := range picks {
+		row, err := c.row(picks[i].Row)
+		if err != nil {
+			picks[i].Err = err
+			continue
+		}
+		k := picks[i].Sampler.Prepare(row)
+		if k <= 0 || k >= len(row) {
+			p.open = append(p.open, i)
+			continue
+		}
+		p.asks = append(p.asks, C.cllm_selection{
+			logits: c.logits[picks[i].Row], offset: C.int64_t(room), n: C.int32_t(len(row)), k: C.int32_t(k)})
+		p.which = append(p.which, i)
+		room += k
+	}
+	p.choose(picks)
+	for _, i := range p.open {
+		p.chooseFromAll(c, &picks[i])
+	}
+}
+
+// choose selects for p.asks and notes in p.open where that did not do.
+func (p *picker) choose(picks []llm.Pick) {
+	if len(p.asks) == 0 {
+		return
+	}
+	last := &p.asks[len(p.asks)-1]
+	p.makeRoom(int(last.offset) + int(last.k))
+	C.cllm_select(&p.asks[0], C.int32_t(len(p.asks)), (*C.cllm_candidate)(unsafe.Pointer(&p.found[0])))
+	for j := range p.asks {
+		a, pick := &p.asks[j], &picks[p.which[j]]
+		var more bool
+		pick.Token, more, pick.Err = pick.Sampler.Choose(p.found[a.offset:int64(a.offset)+int64(a.found)], false)
+		if more {
+			p.open = append(p.open, p.which[j])
+		}
+	}
+}
+
+// chooseFromAll selects from a row that was prepared already.
+func (p *picker) chooseFromAll(c *Context, pick *llm.Pick) {
+	a := C.cllm_selection{logits: c.logits[pick.Row], n: C.int32_t(c.vocabSize())}
+	p.makeRoom(c.vocabSize())
+	C.cllm_select(&a, 1, (*C.cllm_candidate)(unsafe.Pointer(&p.found[0])))
+	pick.Token, _, pick.Err = pick.Sampler.Choose(p.found[:a.found], true)
+}
+
+func (p *picker) makeRoom(n int) {
+	if cap(p.found) < n {
+		p.found = make([]llm.Candidate, n)
+	}
+	p.found = p.found[:cap(p.found)]
+}
+
+func (c *Context) vocabSize() int { return len(c.model.vocab.pieces) }
+
+// row is a view of the logits of a row of the last decode, valid until the next.
+func (c *Context) row(i int) ([]float32, error) {
+	if i < 0 || i >= c.rows || c.logits[i] == nil {
+		return nil, fmt.Errorf("sample row %d of %d: %w", i, c.rows, errNoLogits)
+	}
+	return unsafe.Slice((*float32)(unsafe.Pointer(c.logits[i])), c.vocabSize()), nil
+}
+
+// Logits returns the logits of a row of the last decode, without a copy. They
+// are valid until the next decode.
+func (c *Context) Logits(row int) ([]float32, error) {
+	c.uses++
+	return c.row(row)
+}
