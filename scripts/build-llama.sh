@@ -2,14 +2,17 @@
 # Builds llama.cpp v0.5.0 with our patches, once per machine and configuration,
 # and prints the prefix it is installed in. Everything else goes to stderr.
 #
-#   build-llama.sh          build if it is missing, print the prefix
-#   build-llama.sh --env    the same, but print the exports that cgo needs
-#   build-llama.sh --where  print where the prefix is or would be; build nothing
+#   build-llama.sh             build if it is missing, print the prefix
+#   build-llama.sh --env       build if it is missing, print the exports that cgo needs
+#   build-llama.sh --exec CMD  build if it is missing, run CMD with these exports
+#   build-llama.sh --test      build if it is missing, test it as it is installed
+#   build-llama.sh --where     print where the prefix is or would be; build nothing
+#   build-llama.sh --source    print where the fetched source is or would be
 #
 # LLAMA_SRC=DIR      a git checkout of llama.cpp, instead of fetching one
 # CLLM_BACKEND       cpu (default), cuda, vulkan, hip or metal
 # CLLM_CMAKE_FLAGS   more flags for CMake, separated by spaces
-# CLLM_CC, CLLM_CXX  the compilers (default: clang-16, or the newest clang there is)
+# CLLM_CC, CLLM_CXX  the compilers (default: clang-16, or a newer clang)
 # CLLM_CACHE         the cache (default: $XDG_CACHE_HOME/cllm or ~/.cache/cllm)
 # CLLM_SELFTEST_FAIL=1  makes the first self-test fail, to try the fallback
 set -euo pipefail
@@ -19,7 +22,7 @@ export LC_ALL=C
 readonly version=v0.5.0
 readonly tree=fd570ef54b10ec5fecb739e7e04c8ce44a6f415a
 # Count up when this script puts something else into the prefix.
-readonly recipe=1
+readonly recipe=2
 readonly upstream=https://github.com/ggml-org/llama.cpp
 readonly package=node-llama-cpp@3.22.1
 # The registry's integrity hash of the package, in hexadecimal.
@@ -55,7 +58,7 @@ choose_compiler() {
 	local c
 	cc=${CLLM_CC:-} cxx=${CLLM_CXX:-}
 	if [[ -z $cc ]]; then
-		for c in clang-16 clang-22 clang-21 clang-20 clang-19 clang-18 clang-17 clang; do
+		for c in clang-{16..22} clang; do
 			if command -v "$c" >/dev/null; then
 				cc=$c
 				break
@@ -218,8 +221,7 @@ install() {
 	local out=$tmp/out libs
 	run cmake --install "$tmp/$1" --prefix "$out" || die "cannot install into $out (see above)"
 	rm -rf "$out/lib/cmake" "$out/lib/pkgconfig" "$out/bin"
-	mkdir -p "$out/bin" "$out/models" "$out/lib/pkgconfig"
-	cp "$tmp/$1/selftest" "$out/bin/"
+	mkdir -p "$out/models" "$out/lib/pkgconfig"
 	cp "$tmp"/llama.cpp/models/ggml-vocab-* "$out/models/"
 	cp "$tmp/llama.cpp/LICENSE" "$out/LICENSE.llama.cpp"
 	libs=$(link_flags "$tmp/$1/build.ninja")
@@ -250,7 +252,7 @@ link_flags() {
 }
 
 build() {
-	need git cmake ninja tar timeout
+	need git cmake ninja pkg-config tar timeout
 	mkdir -p "$cache/llama" || die "the cache $cache cannot be written; set CLLM_CACHE to a folder that can"
 	if command -v flock >/dev/null; then
 		exec 9>"$cache/llama/lock"
@@ -274,7 +276,7 @@ build() {
 		selftest $made || die "the self-test fails without AMX too; the log is $log. Try another compiler with CLLM_CC and CLLM_CXX"
 	fi
 	install $made
-	echo "$note" >"$tmp/out/llama.built"
+	printf '%s' "$note" >"$tmp/out/llama.built"
 	# Another build without flock may have been first.
 	mv -T "$tmp/out" "$prefix" 2>/dev/null || [[ -f $prefix/llama.built ]] || mv "$tmp/out" "$prefix"
 	say "built and tested by a real decode: $prefix"
@@ -283,14 +285,31 @@ build() {
 # With -march=native only these switch AMX off; GGML_AMX_* count for other builds.
 readonly noamx='-mno-amx-tile -mno-amx-int8 -mno-amx-bf16'
 
-what=${1:-build}
+# test_installed compiles the self-test against the prefix, as cgo does, and runs
+# all of it: the decodes, and what the patches promise of the KV cache.
+test_installed() {
+	local dir
+	dir=$(mktemp -d)
+	trap 'rm -rf "$dir"' EXIT
+	# shellcheck disable=SC2046 # flags are words
+	"$cxx" -std=c++17 -O1 -Wall -Wextra -Werror "$here"/selftest/*.cpp -o "$dir/selftest" \
+		$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --cflags --libs llama) >&2
+	"$dir/selftest" decode
+	[[ $(uname -s) != Linux ]] || "$dir/selftest" kvcache
+}
+
+what=${1:-}
 case $what in
-build | --env | --where) ;;
-*) die "usage: build-llama.sh [--env | --where]" ;;
+'' | --env | --exec | --test | --where | --source) ;;
+*) die "usage: build-llama.sh [--env | --exec CMD... | --test | --where | --source]" ;;
 esac
+source_id=$(source_tree)
+if [[ $what == --source ]]; then
+	echo "$cache/src/$source_id"
+	exit
+fi
 choose_compiler
 choose_flags
-source_id=$(source_tree)
 key=$(make_key)
 readonly prefix=$cache/llama/$key
 
@@ -298,10 +317,14 @@ if [[ $what != --where && ! -f $prefix/llama.built ]]; then
 	build
 fi
 if [[ $what != --where && -s $prefix/llama.built ]]; then
-	grep -q . "$prefix/llama.built" && say "$(cat "$prefix/llama.built")"
+	say "$(<"$prefix/llama.built")"
 fi
-if [[ $what == --env ]]; then
-	printf 'export CC=%q CXX=%q PKG_CONFIG_PATH=%q\n' "$cc" "$cxx" "$prefix/lib/pkgconfig"
-else
-	echo "$prefix"
-fi
+# The path holds the key, so a change of the archives changes the flags and Go
+# builds anew; its cache does not look into archives.
+cgo_env=(CC="$cc" CXX="$cxx" CGO_CFLAGS="-O3 -g" CGO_CXXFLAGS="-O3 -g" PKG_CONFIG_PATH="$prefix/lib/pkgconfig")
+case $what in
+--env) printf 'export'; printf ' %q' "${cgo_env[@]}"; echo ;;
+--exec) exec env "${cgo_env[@]}" "${@:2}" ;;
+--test) test_installed ;;
+*) echo "$prefix" ;;
+esac

@@ -16,7 +16,7 @@ namespace {
 constexpr int n_embd    = 512; // multiples of 256: k-quants and the CPU's matrix units take these
 constexpr int n_ff      = 1024;
 constexpr int n_head    = 8;
-constexpr int n_head_kv = 4;
+constexpr int n_head_kv = 8;
 constexpr int n_ctx_max = 40960;
 
 // writer collects random tensors and writes them as one GGUF file.

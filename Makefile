@@ -1,0 +1,36 @@
+# llama.cpp is built once and cached outside the repository; see scripts/build-llama.sh.
+SHELL := bash
+CGO   := scripts/build-llama.sh --exec
+
+# Flags for 'go test', for example TESTFLAGS=-count=1.
+TESTFLAGS ?=
+
+.PHONY: help setup llama build run test check bench clean
+.NOTPARALLEL:
+
+help: ## Show the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: ## Install what is missing: clang, cmake, ninja, pkg-config, npm (with apt).
+	@scripts/setup.sh
+
+llama: setup ## Fetch and build llama.cpp, once per machine.
+	@scripts/build-llama.sh >/dev/null
+
+build: llama ## Build bin/cllm.
+	$(CGO) go build -trimpath -o bin/cllm ./cmd/cllm
+
+run: build ## Start the daemon, ask it one question, serve until Ctrl-C.
+	@scripts/run.sh
+
+test: llama ## Run all tests, with the race detector where no C++ is linked.
+	@scripts/test.sh $(TESTFLAGS)
+
+check: llama ## Look for mistakes in under a minute: format, vet, staticcheck, sizes, tests.
+	@scripts/check.sh
+
+bench: llama ## Run the benchmarks.
+	$(CGO) go test -run '^$$' -bench . -benchmem ./scheduler/... ./llm/...
+
+clean: ## Remove bin/ and tmp/. llama.cpp and the synthetic model stay in the cache.
+	rm -rf bin tmp

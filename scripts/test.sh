@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Runs every test: vet, llama.cpp as it is installed, and all Go packages, with
+# the race detector where the test links no C++. Arguments go to 'go test'.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+step() { printf '== %s\n' "$*"; }
+
+step 'go vet'
+scripts/build-llama.sh --exec go vet ./...
+
+step 'llama.cpp: decodes, and the sparse KV cache'
+scripts/build-llama.sh --test
+
+# The test binaries and what they link.
+tests=$(scripts/build-llama.sh --exec go list -test -f '{{if .ForTest}}{{else if eq .Name "main"}}{{.ImportPath}} {{join .Deps " "}}{{end}}' ./... | grep -E '^[^ ]+\.test ')
+mapfile -t with_cxx < <(awk '/ cllm\/llm\/llama( |$)/ {sub(/\.test$/, "", $1); print $1}' <<<"$tests")
+mapfile -t pure < <(awk '!/ cllm\/llm\/llama( |$)/ {sub(/\.test$/, "", $1); print $1}' <<<"$tests")
+((${#pure[@]})) || {
+	echo 'test.sh: no package without C++ was found; the rule that finds them is wrong' >&2
+	exit 1
+}
+
+status=0
+step "go test -race: ${#pure[@]} packages without C++"
+scripts/build-llama.sh --exec go test -race "$@" "${pure[@]}" || status=1
+if ((${#with_cxx[@]})); then
+	step "go test: ${#with_cxx[@]} packages with llama.cpp"
+	scripts/build-llama.sh --exec go test "$@" "${with_cxx[@]}" || status=1
+fi
+exit $status
