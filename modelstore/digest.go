@@ -1,7 +1,9 @@
 package modelstore
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
+	"hash"
 	"strings"
 )
 
@@ -25,6 +27,12 @@ func ParseDigest(s string) (Digest, error) {
 	}
 	return d, nil
 }
+
+// digestOf is the digest of content.
+func digestOf(content []byte) Digest { return Digest{sum: sha256.Sum256(content), set: true} }
+
+// sumOf is the digest of what was hashed.
+func sumOf(h hash.Hash) Digest { return Digest{sum: [32]byte(h.Sum(nil)), set: true} }
 
 // IsZero reports whether d stands for no digest.
 func (d Digest) IsZero() bool { return !d.set }

@@ -2,6 +2,9 @@ package modelstore
 
 import (
 	"errors"
+	"fmt"
+	"maps"
+	"os"
 	"time"
 
 	"github.com/ollama/ollama/api"
@@ -31,57 +34,149 @@ type Model struct {
 	Messages   []api.Message
 	Licenses   []string
 
-	store *Store
+	store      *Store
+	projectors []Digest
 }
 
-// Info is what a GGUF file says about itself. It is shared and must not be changed.
-type Info struct {
-	Architecture    string // general.architecture
-	Kind            string // general.type: "model", "adapter", "projector", or "" when not given
-	ContextLength   int    // tokens the model was trained for; 0 when not given
-	EmbeddingLength int    // width of the model; 0 when not given
-	BlockCount      int    // layers; 0 when not given
-	ParameterCount  uint64 // elements of all tensors
-	FileType        string // quantization, such as "Q4_K_M"; "unknown" when not given or unknown to Ollama
-	ChatTemplate    string // Jinja, as the model's maker wrote it; "" when not given
-	HasPooling      bool   // <architecture>.pooling_type is there: an embedding model
-	HasVision       bool   // <architecture>.vision.block_count is there
-	Tensors         []Tensor
+// maxText bounds what is read as a text blob: system text, license, messages,
+// parameters.
+const maxText = 64 << 20
+
+// Get returns a model. The errors are *InvalidNameError, *NotFoundError,
+// *CorruptManifestError, *MissingBlobError, or from the file system.
+func (s *Store) Get(n Name) (*Model, error) {
+	n, err := valid(n)
+	if err != nil {
+		return nil, err
+	}
+	root, err := s.manifests.open()
+	if isNotExist(err) {
+		return nil, &NotFoundError{Name: n}
+	} else if err != nil {
+		return nil, s.readError(err)
+	}
+	defer root.Close()
+	r, err := s.find(root, n)
+	if err != nil {
+		return nil, err
+	}
+	return s.model(r)
 }
 
-// Tensor describes one tensor of a GGUF file.
-type Tensor struct {
-	Name  string
-	Type  string // such as "F32"
-	Shape []uint64
+// find returns the record of the name, whatever its case.
+func (s *Store) find(root *os.Root, n Name) (*record, error) {
+	r, err := s.record(root, n)
+	if !errors.Is(err, ErrNotFound) {
+		return r, err
+	}
+	names, _, e := walk(root)
+	if e != nil {
+		return nil, s.readError(e)
+	}
+	if folded := fold(n, names); folded.EqualFold(n) && folded != n {
+		return s.record(root, folded)
+	}
+	return nil, err
 }
 
-// Info reads the header of the model's GGUF file, once per blob. The error is
-// ErrNoWeights, a *MissingBlobError, or says what is wrong with the file.
-func (m *Model) Info() (*Info, error) { return nil, errors.ErrUnsupported }
-
-// ModelInfo returns the key-value pairs of the GGUF file for /api/show: without
-// general.name and the chat template, with general.parameter_count. Arrays are nil
-// unless verbose. The map is the caller's.
-func (m *Model) ModelInfo(verbose bool) (map[string]any, error) { return nil, errors.ErrUnsupported }
-
-// ProjectorInfo is ModelInfo of the first projector, with general.name; nil for a
-// model without one.
-func (m *Model) ProjectorInfo(verbose bool) (map[string]any, error) {
-	return nil, errors.ErrUnsupported
+// model returns the Model of a record, which it makes once.
+func (s *Store) model(r *record) (*Model, error) {
+	config, err := s.config(r)
+	if err != nil {
+		return nil, err
+	}
+	r.lazy.mu.Lock()
+	defer r.lazy.mu.Unlock()
+	if r.lazy.model != nil {
+		return r.lazy.model, nil
+	}
+	m := &Model{
+		Name: r.name, Digest: r.digest, Size: r.size(), ModifiedAt: r.file.ModTime(),
+		Config: config, Template: template.DefaultTemplate, store: s,
+	}
+	for _, l := range r.Layers {
+		if err := s.addLayer(m, l); err != nil {
+			return nil, err
+		}
+	}
+	r.lazy.model = m
+	return m, nil
 }
 
-// Capabilities lists what the model can do, in Ollama's order. It is never nil.
-func (m *Model) Capabilities() []model.Capability { return nil }
+// addLayer lays one layer of the manifest into the model. Of several layers of one
+// kind the last counts, but adapters, projectors and licenses add up.
+func (s *Store) addLayer(m *Model, l layer) error {
+	switch l.MediaType {
+	case mediaModel, mediaProjector, mediaAdapter:
+		return s.addFile(m, l)
+	case mediaTemplate, mediaPrompt, mediaSystem, mediaParams, mediaMessages, mediaLicense:
+	default:
+		return nil
+	}
+	raw, err := s.readBlob(m.Name, l.Digest, maxText)
+	if err != nil {
+		return err
+	}
+	switch l.MediaType {
+	case mediaTemplate, mediaPrompt:
+		m.Template, err = parseTemplate(string(raw))
+	case mediaSystem:
+		m.System = string(raw)
+	case mediaParams:
+		err = decodeJSON(raw, &m.Parameters)
+	case mediaMessages:
+		m.Messages = nil
+		err = decodeJSON(raw, &m.Messages)
+	case mediaLicense:
+		m.Licenses = append(m.Licenses, string(raw))
+	}
+	if err != nil {
+		return &CorruptManifestError{Name: m.Name, Err: fmt.Errorf("its layer %s: %w", l.Digest, err)}
+	}
+	return nil
+}
+
+// addFile adds a layer that the engine opens by its path.
+func (s *Store) addFile(m *Model, l layer) error {
+	if _, err := s.statBlob(l.Digest); err != nil {
+		return s.blobError(m.Name, l.Digest, err)
+	}
+	switch path := s.BlobPath(l.Digest); l.MediaType {
+	case mediaModel:
+		m.ModelPath, m.ModelBlob, m.ParentModel = path, l.Digest, l.From
+	case mediaProjector:
+		m.ProjectorPaths = append(m.ProjectorPaths, path)
+		m.projectors = append(m.projectors, l.Digest)
+	case mediaAdapter:
+		m.AdapterPaths = append(m.AdapterPaths, path)
+	}
+	return nil
+}
+
+// maxTemplate bounds the text of a template. Parsing follows its nesting, and a
+// text of many megabytes could nest deeper than any stack.
+const maxTemplate = 1 << 20
+
+func parseTemplate(text string) (*template.Template, error) {
+	if len(text) > maxTemplate {
+		return nil, fmt.Errorf("the template is longer than %d KiB", maxTemplate>>10)
+	}
+	return template.Parse(text)
+}
 
 // With returns a copy of the model with another system text, where that is not
 // empty, and with options laid over its parameters.
-func (m *Model) With(system string, options map[string]any) *Model { return nil }
-
-// Modelfile returns the text from which the model can be made again, as
-// "ollama show --modelfile" prints it; parameters are sorted by name.
-func (m *Model) Modelfile() string { return "" }
-
-// ParametersText returns the parameters as "ollama show --parameters" prints them,
-// sorted by name, without a line end after the last.
-func (m *Model) ParametersText() string { return "" }
+func (m *Model) With(system string, options map[string]any) *Model {
+	c := *m
+	if system != "" {
+		c.System = system
+	}
+	if len(options) > 0 {
+		c.Parameters = maps.Clone(m.Parameters)
+		if c.Parameters == nil {
+			c.Parameters = make(map[string]any)
+		}
+		maps.Copy(c.Parameters, options)
+	}
+	return &c
+}

@@ -1,8 +1,14 @@
 package modelstore
 
-import "github.com/ollama/ollama/types/model"
+import (
+	"os"
+	"strings"
 
-// Name is a model's name: host, namespace, model and tag. It is comparable.
+	"github.com/ollama/ollama/types/model"
+)
+
+// Name is a model's name: host, namespace, model and tag. It is comparable; the
+// names that a Store returns have the default protocol.
 type Name = model.Name
 
 // ParseName reads [host/][namespace/]model[:tag] and fills in Ollama's defaults.
@@ -13,4 +19,70 @@ func ParseName(s string) (Name, error) {
 		return Name{}, &InvalidNameError{Text: s}
 	}
 	return n, nil
+}
+
+// valid returns n as names on disk are. The error is an *InvalidNameError.
+func valid(n Name) (Name, error) {
+	if !n.IsValid() {
+		return Name{}, &InvalidNameError{Text: n.String()}
+	}
+	return canonical(n), nil
+}
+
+// Resolve returns the name as the store has it, whatever the case of n. A name that
+// is not there takes the case of those parts that other names share with it. Get,
+// Copy, Delete and Create resolve by themselves.
+func (s *Store) Resolve(n Name) (Name, error) {
+	n, err := valid(n)
+	if err != nil {
+		return Name{}, err
+	}
+	root, err := s.manifests.open()
+	if isNotExist(err) {
+		return n, nil
+	} else if err != nil {
+		return Name{}, err
+	}
+	defer root.Close()
+	return s.resolve(root, n)
+}
+
+func (s *Store) resolve(root *os.Root, n Name) (Name, error) {
+	if _, err := regular(root, modelPath(n)); err == nil {
+		return n, nil
+	}
+	names, _, err := walk(root)
+	if err != nil {
+		return Name{}, err
+	}
+	return fold(n, names), nil
+}
+
+// fold returns the name among names that n is but for case. When there is none, it
+// returns n with each part written as in names.
+func fold(n Name, names []Name) Name {
+	for _, e := range names {
+		if e.EqualFold(n) {
+			return e
+		}
+	}
+	part := func(of func(*Name) *string) {
+		own, found := of(&n), ""
+		for _, e := range names {
+			switch p := *of(&e); {
+			case p == *own:
+				return
+			case found == "" && strings.EqualFold(p, *own):
+				found = p
+			}
+		}
+		if found != "" {
+			*own = found
+		}
+	}
+	part(func(n *Name) *string { return &n.Host })
+	part(func(n *Name) *string { return &n.Namespace })
+	part(func(n *Name) *string { return &n.Model })
+	part(func(n *Name) *string { return &n.Tag })
+	return n
 }

@@ -1,9 +1,18 @@
 package modelstore
 
 import (
-	"context"
+	"cmp"
+	"encoding/json"
 	"errors"
-	"io"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/ollama/ollama/types/model"
@@ -12,7 +21,20 @@ import (
 // Store is an open model folder. It holds no open files and needs no closing.
 type Store struct {
 	dir        string
+	manifests  folder
+	blobs      folder
 	keepUnused bool
+	now        func() time.Time
+
+	// mu orders the changes of names and the removal of blobs, and guards these:
+	mu     sync.Mutex
+	held   map[Digest]int       // blobs that a running Create needs
+	wanted map[Digest]time.Time // blobs that were just asked for or uploaded
+
+	// cacheMu guards what was read. It is taken after mu, and never for long.
+	cacheMu sync.Mutex
+	records map[Name]*record
+	headers map[Digest]*header
 }
 
 // Option changes how a store behaves.
@@ -28,19 +50,96 @@ func KeepUnused() Option { return func(s *Store) { s.keepUnused = true } }
 // A folder that exists and can be read, but not written, opens as a read-only
 // store: Writable says why, and every change returns that error. Open fails when
 // the folder can't be made or read.
-func Open(dir string, opts ...Option) (*Store, error) { return nil, errors.ErrUnsupported }
+func Open(dir string, opts ...Option) (*Store, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening the model folder: %w", err)
+	}
+	s := &Store{
+		dir:       dir,
+		manifests: folder{path: filepath.Join(dir, "manifests")},
+		blobs:     folder{path: filepath.Join(dir, "blobs")},
+		now:       time.Now,
+		held:      make(map[Digest]int),
+		wanted:    make(map[Digest]time.Time),
+		records:   make(map[Name]*record),
+		headers:   make(map[Digest]*header),
+	}
+	for _, o := range opts {
+		o(s)
+	}
+	if err := s.prepare(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
 
-// Dir is the folder that was opened.
+// prepare makes the folders where it may, looks whether they can be read, and
+// tidies them up.
+func (s *Store) prepare() error {
+	for _, f := range []folder{s.manifests, s.blobs} {
+		root, err := f.make()
+		if err != nil {
+			if info, e := os.Stat(s.dir); e != nil || !info.IsDir() {
+				return fmt.Errorf("the model folder %s can't be made: %w: set OLLAMA_MODELS to a folder that you may write", s.dir, err)
+			}
+			if root, err = f.open(); isNotExist(err) && !isNotDir(err) {
+				continue // read-only, and nothing is in it
+			}
+		}
+		if err == nil {
+			_, err = fs.ReadDir(root.FS(), ".")
+			root.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("the model folder %s can't be read: %w: let this user read it, or set OLLAMA_MODELS to another folder", s.dir, err)
+		}
+	}
+	if err := s.Writable(); err != nil {
+		return nil
+	}
+	if err := s.tidy(); err != nil {
+		slog.Warn("could not tidy up the model folder", "dir", s.dir, "error", err)
+	}
+	return nil
+}
+
+// Dir is the absolute path of the folder that was opened.
 func (s *Store) Dir() string { return s.dir }
 
-// Writable returns nil, or why the store can't be written and what to do about it.
-// The error matches ErrReadOnly.
-func (s *Store) Writable() error { return nil }
+// Writable tries whether the store can be written now. The error says why not and
+// what to do about it, and matches ErrReadOnly.
+func (s *Store) Writable() error {
+	for f, prefix := range map[*folder]string{&s.manifests: manifestTemp, &s.blobs: blobTemp} {
+		t, err := f.newTemp(prefix)
+		if err == nil {
+			t.discard()
+		} else if err = s.writeError("", err); errors.Is(err, ErrReadOnly) {
+			return err
+		}
+	}
+	return nil
+}
 
-// Resolve returns the name as the store has it, whatever the case of n. A name that
-// is not there takes the case of those parts that other names share with it. Get,
-// Copy, Delete and Create resolve by themselves.
-func (s *Store) Resolve(n Name) (Name, error) { return n, nil }
+// tidy renames blobs of the old form and removes leftovers of crashed writes.
+func (s *Store) tidy() error {
+	root, err := s.blobs.make()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if rest, old := strings.CutPrefix(e.Name(), "sha256:"); old {
+			err = errors.Join(err, root.Rename(e.Name(), "sha256-"+rest))
+		}
+	}
+	_, e := s.sweep()
+	return errors.Join(err, e)
+}
 
 // Entry is one line of the list of models.
 type Entry struct {
@@ -53,42 +152,94 @@ type Entry struct {
 
 // List returns all models, the newest first (to the second), then by name. A model
 // whose manifest or config can't be read is left out and logged.
-func (s *Store) List() ([]Entry, error) { return nil, errors.ErrUnsupported }
-
-// Get returns a model. The errors are *InvalidNameError, *NotFoundError,
-// *CorruptManifestError, *MissingBlobError, or from the file system.
-func (s *Store) Get(n Name) (*Model, error) { return nil, errors.ErrUnsupported }
-
-// Copy makes dst a second name of the model src. The errors are *InvalidNameError
-// and *NotFoundError (of src), or from the file system.
-func (s *Store) Copy(src, dst Name) error { return errors.ErrUnsupported }
-
-// Delete removes a name, and the blobs that no other name needs. The errors are
-// *InvalidNameError and *NotFoundError, or from the file system.
-func (s *Store) Delete(n Name) error { return errors.ErrUnsupported }
-
-// Pruned says what Prune removed.
-type Pruned struct {
-	Files int
-	Bytes int64
+func (s *Store) List() ([]Entry, error) {
+	root, err := s.manifests.open()
+	if isNotExist(err) {
+		return nil, nil
+	} else if err != nil {
+		return nil, s.readError(err)
+	}
+	defer root.Close()
+	records, _, err := s.all(root)
+	if err != nil {
+		return nil, s.readError(err)
+	}
+	list := make([]Entry, 0, len(records))
+	for _, r := range records {
+		config, err := s.config(r)
+		if err != nil {
+			r.lazy.warn(r.name, err)
+			continue
+		}
+		list = append(list, Entry{
+			Name: r.name, Digest: r.digest, Size: r.size(), ModifiedAt: r.file.ModTime(), Config: config,
+		})
+	}
+	slices.SortStableFunc(list, func(a, b Entry) int {
+		return cmp.Or(
+			cmp.Compare(b.ModifiedAt.Unix(), a.ModifiedAt.Unix()),
+			strings.Compare(a.Name.String(), b.Name.String()),
+		)
+	})
+	return list, nil
 }
 
-// Prune removes the blobs that no model needs and the leftovers of crashed writes.
-// It spares what is younger than an hour, downloads younger than a day, and what
-// this process is writing. When any manifest can't be read it removes nothing and
-// returns a *CorruptManifestError.
-func (s *Store) Prune(ctx context.Context) (Pruned, error) { return Pruned{}, errors.ErrUnsupported }
-
-// HasBlob reports whether the store has the blob. One that it has is then kept for
-// an hour, so that a model can be created from it.
-func (s *Store) HasBlob(d Digest) (bool, error) { return false, errors.ErrUnsupported }
-
-// BlobPath is where the blob is, or would be.
-func (s *Store) BlobPath(d Digest) string { return "" }
-
-// WriteBlob stores what r gives, if its digest is d; otherwise the error is a
-// *DigestMismatchError and nothing is kept. When the blob is already there, r is
-// not read.
-func (s *Store) WriteBlob(ctx context.Context, d Digest, r io.Reader) error {
-	return errors.ErrUnsupported
+func (s *Store) readError(err error) error {
+	return fmt.Errorf("reading the model folder %s: %w", s.dir, err)
 }
+
+// lazy holds what is read only when it is needed.
+type lazy struct {
+	mu     sync.Mutex
+	config *model.ConfigV2
+	model  *Model
+	warned bool
+}
+
+// warn logs, once, why a model is left out.
+func (l *lazy) warn(n Name, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.warned {
+		l.warned = true
+		slog.Warn("a model is left out of the list", "model", n, "error", err)
+	}
+}
+
+// maxConfig bounds what is read as a config blob.
+const maxConfig = 4 << 20
+
+// config returns the model's config; the zero config when its manifest has none.
+func (s *Store) config(r *record) (model.ConfigV2, error) {
+	if r.err != nil {
+		return model.ConfigV2{}, r.err
+	}
+	if r.Config.Digest.IsZero() {
+		return model.ConfigV2{}, nil
+	}
+	r.lazy.mu.Lock()
+	defer r.lazy.mu.Unlock()
+	if r.lazy.config == nil {
+		raw, err := s.readBlob(r.name, r.Config.Digest, maxConfig)
+		if err != nil {
+			return model.ConfigV2{}, err
+		}
+		var c model.ConfigV2
+		if err := decodeJSON(raw, &c); err != nil {
+			return model.ConfigV2{}, &CorruptManifestError{Name: r.name, Err: fmt.Errorf("its config %s: %w", r.Config.Digest, err)}
+		}
+		r.lazy.config = &c
+	}
+	return *r.lazy.config, nil
+}
+
+// decodeJSON reads the first JSON value, as Ollama does.
+func decodeJSON(raw []byte, v any) error {
+	return json.NewDecoder(strings.NewReader(string(raw))).Decode(v)
+}
+
+// isNotExist reports whether there is no such file, perhaps because a folder of its
+// path is none.
+func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) || isNotDir(err) }
+
+func isNotDir(err error) bool { return errors.Is(err, syscall.ENOTDIR) }
