@@ -288,7 +288,7 @@ func TestBadCreateRequestsHaveOllamasTexts(t *testing.T) {
 		{"two adapters", CreateRequest{Files: base, Adapters: map[string]string{"a.gguf": good, "b.gguf": good}}, "only one adapter is currently supported"},
 		{"safetensors adapter", CreateRequest{Files: base, Adapters: map[string]string{"a.safetensors": good}}, "safetensors adapters can't be used here yet"},
 		{"template", CreateRequest{Files: base, Template: "{{ .Prompt"}, "template error: template: :1: unclosed action"},
-		{"template without end", CreateRequest{Files: base, Template: strings.Repeat("{{if 1}}", 1<<20)}, "template error: the template is longer"},
+		{"template without end", CreateRequest{Files: base, Template: strings.Repeat("{{if 1}}", maxTemplate)}, "template error: the template is longer"},
 		{"deep template", CreateRequest{Files: base, Template: strings.Repeat("{{if 1}}", maxTemplate/8)}, "template error: "},
 		{"unknown parameter", CreateRequest{Files: base, Parameters: map[string]any{"wings": 2}}, "unknown parameter 'wings'"},
 		{"parameter type", CreateRequest{Files: base, Parameters: map[string]any{"num_ctx": "many"}}, `option "num_ctx" must be of type integer`},

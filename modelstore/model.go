@@ -154,8 +154,8 @@ func (s *Store) addFile(m *Model, l layer) error {
 }
 
 // maxTemplate bounds the text of a template. Parsing follows its nesting, and a
-// text of many megabytes could nest deeper than any stack.
-const maxTemplate = 1 << 20
+// long text could nest deeper than any stack.
+const maxTemplate = 256 << 10
 
 func parseTemplate(text string) (*template.Template, error) {
 	if len(text) > maxTemplate {
