@@ -33,9 +33,9 @@ type request struct {
 	Body  string
 }
 
-// daemon plays an Ollama: it answers each route with what the test says and
+// fakeDaemon plays an Ollama: it answers each route with what the test says and
 // writes down what it was asked. A route the test does not name fails the test.
-type daemon struct {
+type fakeDaemon struct {
 	t   *testing.T
 	url string
 
@@ -44,9 +44,9 @@ type daemon struct {
 	seen   []request
 }
 
-func newDaemon(t *testing.T, routes map[string]http.HandlerFunc) *daemon {
+func newDaemon(t *testing.T, routes map[string]http.HandlerFunc) *fakeDaemon {
 	t.Helper()
-	d := &daemon{t: t, routes: routes}
+	d := &fakeDaemon{t: t, routes: routes}
 	server := httptest.NewServer(d)
 	t.Cleanup(server.Close)
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
@@ -56,7 +56,7 @@ func newDaemon(t *testing.T, routes map[string]http.HandlerFunc) *daemon {
 	return d
 }
 
-func (d *daemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (d *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		d.t.Errorf("reading the body of %s: %v", r.URL.Path, err)
@@ -78,7 +78,7 @@ func (d *daemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // asked returns the bodies that a route got.
-func (d *daemon) asked(route string) []string {
+func (d *fakeDaemon) asked(route string) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var bodies []string
@@ -91,7 +91,7 @@ func (d *daemon) asked(route string) []string {
 }
 
 // routesAsked returns the routes in the order they were asked.
-func (d *daemon) routesAsked() []string {
+func (d *fakeDaemon) routesAsked() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var routes []string
@@ -156,7 +156,7 @@ func cllm(stdin string, args ...string) result {
 func cllmProcess(t *testing.T, stdin string, args ...string) result {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asCommand+"=1")
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", asCommand+"=1")
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
@@ -173,7 +173,7 @@ func wantResult(t *testing.T, got, want result) {
 }
 
 // wantJSON compares the one body that a route got with JSON text.
-func (d *daemon) wantJSON(route, want string) {
+func (d *fakeDaemon) wantJSON(route, want string) {
 	d.t.Helper()
 	bodies := d.asked(route)
 	if len(bodies) != 1 {
