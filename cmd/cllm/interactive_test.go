@@ -89,7 +89,7 @@ func echo(w http.ResponseWriter, r *http.Request) {
 }
 
 // chats returns the messages of each chat request, role and content in one string.
-func (d *daemon) chats() [][]string {
+func (d *fakeDaemon) chats() [][]string {
 	var all [][]string
 	for _, body := range d.asked("POST /api/chat") {
 		var req api.ChatRequest
