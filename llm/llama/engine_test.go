@@ -5,6 +5,7 @@ package llama
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -27,6 +28,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	SetLogger(slog.New(slog.DiscardHandler))
 	code := m.Run()
 	os.RemoveAll(dir)
 	if n := OpenHandles(); n != 0 && code == 0 {
@@ -63,7 +65,7 @@ func TestContextConforms(t *testing.T) {
 			t.Run(fmt.Sprintf("unified=%v,kv=%d", unified, kv), func(t *testing.T) {
 				llmtest.TestEngine(t, func(t *testing.T) (llm.Engine, llm.Vocab) {
 					return open(t, m, ContextOptions{
-						Sequences: 8, ContextPerSequence: 256, Batch: 128, Ubatch: 64, Unified: unified, KVType: kv,
+						Sequences: 8, ContextPerSequence: 256, Batch: 128, Ubatch: 64, Unified: unified, KVType: kv, Threads: 1,
 					}), m.Vocab()
 				})
 			})

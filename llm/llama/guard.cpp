@@ -81,7 +81,13 @@ void on_log(ggml_log_level level, const char * text, void *) {
 void on_abort(const char * message) {
     call * c = call::current;
     if (c && c->catching) {
-        throw std::runtime_error(message);
+        // "/where/it/was/built/src/file.cpp:12: GGML_ASSERT(...) failed"
+        const char * colon = strchr(message, ':');
+        const char * name  = colon;
+        while (name && name > message && name[-1] != '/') {
+            name--;
+        }
+        throw std::runtime_error(name ? name : message);
     }
     fprintf(stderr, "llama.cpp: %s\n", message);
 }

@@ -125,21 +125,6 @@ var errClosed = errors.New("the model is closed")
 // but cuts no more text.
 func (m *Model) Vocab() *Vocab { return m.vocab }
 
-// Info describes a model.
-type Info struct {
-	Description  string // architecture, size and number format in words
-	Parameters   uint64
-	Size         uint64 // bytes of the tensors
-	TrainContext int    // positions that the model was trained for
-	Embedding    int    // width of an embedding
-	Layers       int
-	Recurrent    bool // keeps one state, not a cache of positions
-	Hybrid       bool // keeps both
-	HasEncoder   bool
-	HasDecoder   bool
-	ChatTemplate string // the model's own, in Jinja; may be empty
-}
-
 // Info returns what the model file says about itself. The zero value when the
 // model is closed.
 func (m *Model) Info() Info {

@@ -15,6 +15,21 @@ type ModelOptions struct {
 	Progress  func(float32) // called with 0 to 1, from the goroutine that loads
 }
 
+// Info describes a model.
+type Info struct {
+	Description  string // architecture, size and number format in words
+	Parameters   uint64
+	Size         uint64 // bytes of the tensors
+	TrainContext int    // positions that the model was trained for
+	Embedding    int    // width of an embedding
+	Layers       int
+	Recurrent    bool // keeps one state, not a cache of positions
+	Hybrid       bool // keeps both
+	HasEncoder   bool
+	HasDecoder   bool
+	ChatTemplate string // the model's own, in Jinja; may be empty
+}
+
 // KVType is the number format of the KV cache.
 type KVType int32
 

@@ -96,10 +96,31 @@ func (p *picker) choose(picks []llm.Pick) {
 
 // chooseFromAll selects from a row that was prepared already.
 func (p *picker) chooseFromAll(c *Context, pick *llm.Pick) {
-	a := C.cllm_selection{logits: c.logits[pick.Row], n: C.int32_t(c.vocabSize())}
-	p.makeRoom(c.vocabSize())
-	C.cllm_select(&a, 1, (*C.cllm_candidate)(unsafe.Pointer(&p.found[0])))
-	pick.Token, _, pick.Err = pick.Sampler.Choose(p.found[:a.found], true)
+	row, err := c.row(pick.Row)
+	if err != nil {
+		pick.Err = err
+		return
+	}
+	pick.Token, _, pick.Err = pick.Sampler.Choose(p.top(row, llm.All), true)
+}
+
+// top selects from one row. What it returns is valid until p is used again.
+func (p *picker) top(row []float32, k int) []llm.Candidate {
+	if len(row) == 0 {
+		return nil
+	}
+	if k <= 0 || k > len(row) {
+		k = len(row)
+	}
+	p.makeRoom(k)
+	n := C.cllm_select_one((*C.float)(&row[0]), C.int32_t(len(row)), C.int32_t(k), (*C.cllm_candidate)(unsafe.Pointer(&p.found[0])))
+	return p.found[:n]
+}
+
+// Top returns the k likeliest tokens of a row of logits, likeliest first, equal
+// ones by rising token; all of them for llm.All. Logits that are NaN are left out.
+func Top(row []float32, k int) []llm.Candidate {
+	return new(picker).top(row, k)
 }
 
 func (p *picker) makeRoom(n int) {

@@ -115,9 +115,10 @@ int32_t cllm_tokenize(const struct llama_model * model, const char * text, int32
                       bool special, cllm_error * err) {
     tokenize_args a = {llama_model_get_vocab(model), text, len, tokens, max, special, err, 0};
 
-    // Some vocabularies are cut by std::regex, which recurses once per character
-    // of a word. A long text gets a stack that fits; its pages are taken on use.
-    constexpr int32_t short_text = 8 << 10;
+    // Some vocabularies are cut by std::regex, which recurses for each character
+    // of a word and takes up to 330 bytes each time. A long text gets a stack that
+    // fits; its pages are taken on use only.
+    constexpr int32_t short_text = 4 << 10;
     constexpr size_t  per_byte   = 1 << 10;
     if (len <= short_text) {
         tokenize(&a);
@@ -130,8 +131,8 @@ int32_t cllm_tokenize(const struct llama_model * model, const char * text, int32
     const int failed = pthread_create(&thread, &attr, tokenize, &a);
     pthread_attr_destroy(&attr);
     if (failed) {
-        tokenize(&a);
-        return a.n;
+        guarded(err, true, [](call & c) { c.fail(CLLM_FAILED, "no stack could be had for a text of this size: out of memory"); });
+        return INT32_MIN;
     }
     pthread_join(thread, nullptr);
     return a.n;

@@ -151,6 +151,8 @@ typedef struct {
 
 // Sorted by falling logit, ties by rising token. NaN is never selected.
 void cllm_select(cllm_selection * s, int32_t count, cllm_candidate * out);
+// The same for one row: returns how many were found.
+int32_t cllm_select_one(const float * logits, int32_t n, int32_t k, cllm_candidate * out);
 
 // grammar.go
 

@@ -158,14 +158,16 @@ static int32_t select_k(const float * x, int32_t n, int32_t k, cllm_candidate * 
     return int32_t(last - found.begin());
 }
 
+int32_t cllm_select_one(const float * logits, int32_t n, int32_t k, cllm_candidate * out) {
+    try {
+        return k <= 0 || k >= n ? sort_all(logits, n, out) : select_k(logits, n, k, out);
+    } catch (...) { // no memory
+        return 0;
+    }
+}
+
 void cllm_select(cllm_selection * s, int32_t count, cllm_candidate * out) {
     for (int32_t i = 0; i < count; i++) {
-        cllm_candidate * to = out + s[i].offset;
-        try {
-            s[i].found = s[i].k <= 0 || s[i].k >= s[i].n ? sort_all(s[i].logits, s[i].n, to) :
-                                                           select_k(s[i].logits, s[i].n, s[i].k, to);
-        } catch (...) { // no memory
-            s[i].found = 0;
-        }
+        s[i].found = cllm_select_one(s[i].logits, s[i].n, s[i].k, out + s[i].offset);
     }
 }

@@ -1,0 +1,14 @@
+//go:build cgo && chainbench
+
+package llama
+
+import "testing"
+
+func BenchmarkLlamaCppChain(b *testing.B) {
+	row := logitsRow()
+	c := newChain(len(row))
+	defer c.close()
+	for b.Loop() {
+		c.sample(row)
+	}
+}
