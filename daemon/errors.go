@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 	"github.com/ollama/ollama/api"
@@ -23,6 +25,9 @@ const (
 	textStopped     = "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, check ollama server logs for details"
 	textBadName     = "invalid model name"
 )
+
+// typeLines is the content type of streams.
+const typeLines = "application/x-ndjson"
 
 // statusClientClosed is what Ollama answers when the client left while its model
 // was loading.
@@ -93,4 +98,24 @@ func (d *Daemon) fail(c *gin.Context, err error) {
 		c.Header("Retry-After", retryAfter)
 	}
 	c.AbortWithStatusJSON(status, gin.H{"error": text})
+}
+
+// failAnywhere ends a request with an error, whatever was sent before: a stream gets
+// a last line. Of any other answer that has begun the connection is cut, so that
+// the client can't take it for whole.
+func (d *Daemon) failAnywhere(c *gin.Context, err error) {
+	switch {
+	case !c.Writer.Written():
+		c.Header("Content-Type", "application/json")
+		d.fail(c, err)
+	case strings.HasPrefix(c.Writer.Header().Get("Content-Type"), typeLines):
+		_, text := answer(err)
+		d.log.Error("answer failed", "path", c.Request.URL.Path, "error", err)
+		if err := json.NewEncoder(c.Writer).Encode(gin.H{"error": text}); err == nil {
+			c.Writer.Flush()
+		}
+		c.Abort()
+	default:
+		panic(http.ErrAbortHandler)
+	}
 }

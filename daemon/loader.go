@@ -21,6 +21,9 @@ type Loader interface {
 	// the fraction that is done as it grows: a load whose fraction does not grow is
 	// taken for stalled. It ends soon after ctx does.
 	Load(ctx context.Context, spec LoadSpec, progress func(fraction float32)) (*Loaded, error)
+
+	// Quantize is what modelstore.CreateRequest.Quantize asks for.
+	Quantize(ctx context.Context, src, dst, typ string, progress func(done, total int64)) error
 }
 
 // LoadSpec says what to load and how.

@@ -1,19 +1,142 @@
 package main
 
 import (
-	"errors"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
 
+	"github.com/ollama/ollama/envconfig"
 	"github.com/spf13/cobra"
+
+	"cllm/daemon"
+	"cllm/daemon/llamaloader"
 )
 
+// serveEnv are the variables that serve reads, as its help tells them. The defaults
+// of the first group are cllm's or Ollama's; the second group is accepted only.
+var serveEnv = []struct{ name, meaning string }{
+	{"OLLAMA_HOST", "address to listen on (default 127.0.0.1:11434)"},
+	{"OLLAMA_MODELS", "model folder, shared with Ollama (default ~/.ollama/models)"},
+	{"OLLAMA_NUM_PARALLEL", "requests of a model decoded together, 1 to 256 (default 64)"},
+	{"OLLAMA_MAX_QUEUE", "requests that may wait; others get a 503 (default 512)"},
+	{"OLLAMA_MAX_LOADED_MODELS", "models in memory at a time (default 3)"},
+	{"OLLAMA_KEEP_ALIVE", "how long a model stays without requests (default 5m; negative: for ever)"},
+	{"OLLAMA_LOAD_TIMEOUT", "how long a load may make no progress (default 5m; 0: for ever)"},
+	{"OLLAMA_CONTEXT_LENGTH", "num_ctx of requests that don't set it (default 4096)"},
+	{"OLLAMA_KV_CACHE_TYPE", "number format of the KV cache: f16, q8_0 or q4_0 (default f16)"},
+	{"OLLAMA_FLASH_ATTENTION", "true or false (default: where the device can)"},
+	{"OLLAMA_ORIGINS", "more origins that browsers may come from, separated by commas"},
+	{"OLLAMA_NOPRUNE", "keep files of the model folder that no model needs"},
+	{"OLLAMA_DEBUG", "log more: 1 or 2"},
+	{"CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES, GGML_VK_VISIBLE_DEVICES", "GPUs that may be used"},
+}
+
+const serveEnvIgnored = "OLLAMA_GPU_OVERHEAD, OLLAMA_LLM_LIBRARY, OLLAMA_MULTIUSER_CACHE, OLLAMA_NEW_ENGINE, " +
+	"OLLAMA_SCHED_SPREAD and OLLAMA_VULKAN choose among Ollama's own engines and have no effect."
+
+const serveLong = `Serve Ollama's API. Requests of one model are decoded together, up to 64 at a
+time. SIGINT or SIGTERM stops the daemon when the answers in progress have
+ended, after 10 seconds at the latest; a second signal stops it at once.`
+
 func serveCommand() *cobra.Command {
-	return &cobra.Command{
+	var host, models string
+	cmd := &cobra.Command{
 		Use:     "serve",
 		Aliases: []string{"start"},
 		Short:   "Start cllm",
+		Long:    serveLong,
 		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return errors.New("serve is not built yet")
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if host != "" {
+				os.Setenv("OLLAMA_HOST", host)
+			}
+			if models != "" {
+				os.Setenv("OLLAMA_MODELS", models)
+			}
+			return serve(cmd.Context(), cmd.ErrOrStderr())
 		},
 	}
+	cmd.Flags().StringVar(&host, "host", "", "Address to listen on, in place of OLLAMA_HOST")
+	cmd.Flags().StringVar(&models, "models", "", "Model folder, in place of OLLAMA_MODELS")
+	cmd.SetUsageTemplate(cmd.UsageTemplate() + serveEnvText())
+	return cmd
+}
+
+// serveEnvText lists the variables for the help.
+func serveEnvText() string {
+	var b strings.Builder
+	b.WriteString("\nEnvironment Variables:\n")
+	for _, v := range serveEnv {
+		names := strings.Split(v.name, ", ")
+		for _, name := range names[:len(names)-1] {
+			fmt.Fprintf(&b, "      %s,\n", name)
+		}
+		fmt.Fprintf(&b, "      %-26s %s\n", names[len(names)-1], v.meaning)
+	}
+	fmt.Fprintf(&b, "\n%s\n", serveEnvIgnored)
+	return b.String()
+}
+
+// serve runs a daemon until ctx ends.
+func serve(ctx context.Context, errs io.Writer) error {
+	log := slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: envconfig.LogLevel()}))
+	slog.SetDefault(log)
+	opts, err := serveOptions(log)
+	if err != nil {
+		return err
+	}
+	d, err := daemon.New(opts)
+	if err != nil {
+		return err
+	}
+	// From the first signal on, a second one has its usual effect.
+	defer context.AfterFunc(ctx, func() { signal.Reset(os.Interrupt, syscall.SIGTERM) })()
+	return d.Run(ctx)
+}
+
+// serveOptions reads the environment.
+func serveOptions(log *slog.Logger) (daemon.Options, error) {
+	if envconfig.Var("OLLAMA_MODELS") == "" {
+		if _, err := os.UserHomeDir(); err != nil {
+			return daemon.Options{}, fmt.Errorf("there is no home folder for the models: set OLLAMA_MODELS (%w)", err)
+		}
+	}
+	loader, err := llamaloader.New(llamaloader.Options{
+		KVType:         envconfig.KvCacheType(),
+		FlashAttention: optionalBool("OLLAMA_FLASH_ATTENTION"),
+		Log:            log,
+	})
+	if err != nil {
+		return daemon.Options{}, err
+	}
+	return daemon.Options{
+		Listen:        envconfig.Host().Host,
+		Version:       version,
+		Models:        envconfig.Models(),
+		NoPrune:       envconfig.NoPrune(),
+		Loader:        loader,
+		Log:           log,
+		Slots:         int(envconfig.Uint("OLLAMA_NUM_PARALLEL", 0)()),
+		MaxQueue:      int(envconfig.MaxQueue()),
+		MaxLoaded:     int(envconfig.MaxRunners()),
+		KeepAlive:     envconfig.KeepAlive(),
+		LoadTimeout:   envconfig.LoadTimeout(),
+		ContextLength: int(envconfig.ContextLength()),
+		Origins:       envconfig.AllowedOrigins(),
+	}, nil
+}
+
+// optionalBool reads a variable that may be unset. Like Ollama it takes what it
+// can't read for true.
+func optionalBool(name string) *bool {
+	if envconfig.Var(name) == "" {
+		return nil
+	}
+	b := envconfig.Bool(name)()
+	return &b
 }

@@ -1,0 +1,87 @@
+package daemon
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// conn is a connection whose socket reads and writes must get on: a read or write
+// that moves no byte for longer than limit fails, and net/http ends the connection.
+//
+// Three waits are not bounded by it. The wait for a request and for its header
+// have deadlines that the server sets itself; those stand. And while an answer is
+// made, net/http reads one byte ahead to learn that the client has left; that
+// read lasts as long as the answer. It is known by its size: no other read of the
+// server is that small.
+type conn struct {
+	net.Conn
+	limit   time.Duration
+	onClose func()
+	once    sync.Once
+
+	mu       sync.Mutex
+	deadline time.Time // for reads, set by the server; zero: none
+	rolling  bool      // the socket has a deadline of ours
+}
+
+// Read reads what is there, waiting no longer than the limit for the first byte.
+func (c *conn) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	var err error
+	switch {
+	case !c.deadline.IsZero(): // the socket has it already
+	case len(p) > 1:
+		c.rolling = true
+		err = c.Conn.SetReadDeadline(time.Now().Add(c.limit))
+	case c.rolling:
+		c.rolling = false
+		err = c.Conn.SetReadDeadline(time.Time{})
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+// Write writes all of p. It goes on as long as some bytes move.
+func (c *conn) Write(p []byte) (n int, err error) {
+	for {
+		if err := c.Conn.SetWriteDeadline(time.Now().Add(c.limit)); err != nil {
+			return n, err
+		}
+		m, err := c.Conn.Write(p[n:])
+		n += m
+		if n == len(p) || m == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+	}
+}
+
+// SetReadDeadline sets a deadline that stands in the limit's place; zero takes
+// it away.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline, c.rolling = t, false
+	return c.Conn.SetReadDeadline(t)
+}
+
+// CloseWrite ends the sending side, so that the client can read a last answer
+// while what it still sends is thrown away.
+func (c *conn) CloseWrite() error {
+	if tcp, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return tcp.CloseWrite()
+	}
+	return nil
+}
+
+// Close closes the connection and gives its place back.
+func (c *conn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(c.onClose)
+	return err
+}

@@ -1,0 +1,98 @@
+package daemon
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+	"github.com/ollama/ollama/api"
+
+	"cllm/modelstore"
+)
+
+// create answers POST /api/create.
+func (d *Daemon) create(c *gin.Context) {
+	var req api.CreateRequest
+	if err := decode(c, &req); err != nil {
+		d.fail(c, err)
+		return
+	}
+	r, err := d.createRequest(&req)
+	if err != nil {
+		d.fail(c, err)
+		return
+	}
+	out := &progress{c: c, stream: isTrue(req.Stream)}
+	err = d.store.Create(c.Request.Context(), r, out.tell)
+	if missing := (*modelstore.NotFoundError)(nil); errors.As(err, &missing) {
+		err = notFound(req.From)
+	}
+	if err != nil {
+		d.failAnywhere(c, err)
+		return
+	}
+	out.end()
+}
+
+// createRequest checks the request's names and brings it into the store's form.
+func (d *Daemon) createRequest(req *api.CreateRequest) (modelstore.CreateRequest, error) {
+	name, err := modelstore.ParseName(cmp.Or(req.Model, req.Name))
+	if err != nil {
+		return modelstore.CreateRequest{}, newError(http.StatusBadRequest, textBadName)
+	}
+	if req.From != "" {
+		if _, err := modelstore.ParseName(req.From); err != nil {
+			return modelstore.CreateRequest{}, newError(http.StatusBadRequest, textBadName)
+		}
+	}
+	licenses, err := modelstore.ParseLicense(req.License)
+	if err != nil {
+		return modelstore.CreateRequest{}, err
+	}
+	return modelstore.CreateRequest{
+		Name:         name,
+		From:         req.From,
+		Files:        req.Files,
+		RemoteHost:   req.RemoteHost,
+		Adapters:     req.Adapters,
+		Template:     req.Template,
+		System:       req.System,
+		Licenses:     licenses,
+		Parameters:   req.Parameters,
+		Messages:     req.Messages,
+		Renderer:     req.Renderer,
+		Parser:       req.Parser,
+		Requires:     req.Requires,
+		Info:         req.Info,
+		Quantization: cmp.Or(req.Quantize, req.Quantization),
+		Quantize:     d.opts.Loader.Quantize,
+	}, nil
+}
+
+// progress sends lines of progress, or keeps the last one for the end.
+type progress struct {
+	c      *gin.Context
+	stream bool
+	last   api.ProgressResponse
+}
+
+func (p *progress) tell(now modelstore.Progress) {
+	p.last = api.ProgressResponse{Status: now.Status, Digest: now.Digest, Total: now.Total, Completed: now.Completed}
+	if !p.stream {
+		return
+	}
+	p.c.Header("Content-Type", typeLines)
+	// A client that has gone ends the work through the request's context.
+	if json.NewEncoder(p.c.Writer).Encode(p.last) == nil {
+		p.c.Writer.Flush()
+	}
+}
+
+func (p *progress) end() {
+	if !p.stream {
+		p.c.Header("Content-Type", "application/json")
+		p.c.JSON(http.StatusOK, p.last)
+	}
+}

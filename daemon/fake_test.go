@@ -1,0 +1,127 @@
+package daemon
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"cllm/llm"
+	"cllm/llm/llmtest"
+	"cllm/modelstore"
+)
+
+// fakeLoader gives out fake engines and remembers what became of them.
+type fakeLoader struct {
+	engine llmtest.Options
+	size   int64 // of each model
+	// before, when set, is called by Load and may wait or fail.
+	before func(ctx context.Context, spec LoadSpec, progress func(float32)) error
+
+	mu      sync.Mutex
+	specs   []LoadSpec
+	engines []*llmtest.Engine
+	closed  int
+}
+
+func (f *fakeLoader) Load(ctx context.Context, spec LoadSpec, progress func(float32)) (*Loaded, error) {
+	f.mu.Lock()
+	f.specs = append(f.specs, spec)
+	f.mu.Unlock()
+	if f.before != nil {
+		if err := f.before(ctx, spec, progress); err != nil {
+			return nil, err
+		}
+	}
+	e := llmtest.NewEngine(f.engine)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.engines = append(f.engines, e)
+	return &Loaded{
+		Engine:  e,
+		Vocab:   llmtest.Vocab{},
+		Size:    f.size,
+		Grammar: func(string) (llm.Grammar, error) { return nil, nil },
+		Close: func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.closed++
+		},
+	}, nil
+}
+
+func (f *fakeLoader) Quantize(_ context.Context, src, dst, _ string, progress func(done, total int64)) error {
+	data, err := os.ReadFile(src)
+	if err != nil {
+		return err
+	}
+	progress(1, 2)
+	return os.WriteFile(dst, data, 0o644)
+}
+
+func (f *fakeLoader) loads() []LoadSpec {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]LoadSpec(nil), f.specs...)
+}
+
+func (f *fakeLoader) freed() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.closed
+}
+
+// check reports what no test may leave behind: engines that live on, weights that
+// were not freed once, broken rules.
+func (f *fakeLoader) check(t *testing.T) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed != len(f.engines) {
+		t.Errorf("%d models were loaded, %d were freed", len(f.engines), f.closed)
+	}
+	for i, e := range f.engines {
+		if !e.Closed() {
+			t.Errorf("engine %d was not closed", i)
+		}
+		for _, v := range e.Violations() {
+			t.Errorf("engine %d: %s", i, v)
+		}
+	}
+}
+
+// testOptions are options for a daemon or residency with plenty of memory.
+func testOptions(t *testing.T, l Loader) Options {
+	t.Helper()
+	o, err := Options{
+		Listen: "127.0.0.1:0",
+		Models: t.TempDir(),
+		Loader: l,
+		Log:    slog.New(slog.NewTextHandler(io.Discard, nil)),
+		memory: func() memory { return memory{total: 1 << 40, available: 1 << 40} },
+	}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// testModel returns a model whose weights are a file of the given size.
+func testModel(t *testing.T, name string, size int64) *modelstore.Model {
+	t.Helper()
+	n, err := modelstore.ParseName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "weights")
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+	return &modelstore.Model{Name: n, ModelPath: path}
+}

@@ -1,0 +1,186 @@
+// Package llamaloader opens models for the daemon with llama.cpp.
+//
+// It stands apart from package daemon, which only knows the interface, so that the
+// daemon and its tests build without C++ and run under the race detector.
+package llamaloader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"cllm/daemon"
+	"cllm/llm"
+	"cllm/llm/llama"
+)
+
+// leastContext is the smallest context, in positions of one sequence, that is
+// tried when the memory does not do for more.
+const leastContext = 2048
+
+// Options say how all models are opened. The zero value is llama.cpp's choice.
+type Options struct {
+	KVType         string // f16, q8_0 or q4_0; "" is f16
+	FlashAttention *bool  // nil: where the device can
+	Unified        bool   // one pool of KV cells for all sequences
+	Log            *slog.Logger
+}
+
+// Loader opens models with llama.cpp.
+type Loader struct {
+	log     *slog.Logger
+	kvType  llama.KVType
+	flash   llama.FlashAttention
+	unified bool
+}
+
+var _ daemon.Loader = (*Loader)(nil)
+
+// New returns a loader, or says which option is wrong.
+func New(o Options) (*Loader, error) {
+	kv, err := llama.ParseKVType(o.KVType)
+	if err != nil {
+		return nil, err
+	}
+	l := &Loader{log: o.Log, kvType: kv, unified: o.Unified}
+	if l.log == nil {
+		l.log = slog.Default()
+	}
+	switch {
+	case o.FlashAttention == nil:
+		l.flash = llama.FlashAuto
+	case *o.FlashAttention:
+		l.flash = llama.FlashOn
+	default:
+		l.flash = llama.FlashOff
+	}
+	if kv != llama.KVF16 && l.flash == llama.FlashOff {
+		return nil, fmt.Errorf("a KV cache of type %s needs flash attention: unset OLLAMA_FLASH_ATTENTION or OLLAMA_KV_CACHE_TYPE", o.KVType)
+	}
+	return l, nil
+}
+
+// Load reads the weights and makes a context with room for all sequences.
+func (l *Loader) Load(ctx context.Context, spec daemon.LoadSpec, progress func(float32)) (*daemon.Loaded, error) {
+	before := gpuFree()
+	model, err := llama.LoadModel(ctx, spec.ModelPath, llama.ModelOptions{
+		GPULayers: spec.GPU,
+		MainGPU:   spec.MainGPU,
+		UseMmap:   spec.UseMMap,
+		Progress:  progress,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("unable to load model: %w", err)
+	}
+	engine, adapters, err := l.prepare(ctx, model, spec)
+	if err != nil {
+		model.Close()
+		return nil, fmt.Errorf("unable to load model: %w", err)
+	}
+	size := int64(model.Info().Size)
+	for _, path := range spec.AdapterPaths {
+		if info, err := os.Stat(path); err == nil {
+			size += info.Size()
+		}
+	}
+	return &daemon.Loaded{
+		Engine:  engine,
+		Vocab:   model.Vocab(),
+		Size:    size,
+		VRAM:    min(size, max(before-gpuFree(), 0)),
+		Grammar: func(gbnf string) (llm.Grammar, error) { return model.NewGrammar(gbnf, "root") },
+		Close: func() {
+			for _, a := range adapters {
+				a.Close()
+			}
+			model.Close()
+		},
+	}, nil
+}
+
+// prepare makes the context and applies the adapters to it.
+func (l *Loader) prepare(ctx context.Context, model *llama.Model, spec daemon.LoadSpec) (_ *llama.Context, adapters []*llama.Adapter, err error) {
+	var engine *llama.Context
+	defer func() {
+		if err != nil {
+			for _, a := range adapters {
+				a.Close()
+			}
+			if engine != nil {
+				engine.Close()
+			}
+		}
+	}()
+	if engine, err = l.newContext(ctx, model, spec); err != nil {
+		return nil, nil, err
+	}
+	var scales []float32
+	for _, path := range spec.AdapterPaths {
+		a, err := model.LoadAdapter(path)
+		if err != nil {
+			return nil, adapters, err
+		}
+		adapters = append(adapters, a)
+		scales = append(scales, 1)
+	}
+	if len(adapters) > 0 {
+		if err := engine.SetAdapters(adapters, scales); err != nil {
+			return nil, adapters, err
+		}
+	}
+	return engine, adapters, ctx.Err()
+}
+
+// newContext gives each sequence all positions that the model was trained for. On
+// a host that costs address space only. Where memory is reserved at once, or the
+// system does not promise more than it has, it tries half as many until they fit.
+func (l *Loader) newContext(ctx context.Context, model *llama.Model, spec daemon.LoadSpec) (*llama.Context, error) {
+	positions := spec.Context
+	if train := model.Info().TrainContext; positions <= 0 || train > 0 && positions > train {
+		positions = train
+	}
+	for {
+		engine, err := model.NewContext(llama.ContextOptions{
+			Sequences:          spec.Slots,
+			ContextPerSequence: positions,
+			Threads:            spec.Threads,
+			Unified:            l.unified,
+			KVType:             l.kvType,
+			FlashAttention:     l.flash,
+		})
+		if !errors.Is(err, llama.ErrNoMemory) || positions/2 < leastContext || ctx.Err() != nil {
+			return engine, err
+		}
+		l.log.Warn("no memory for the whole context, trying half of it", "slots", spec.Slots, "context", positions)
+		positions /= 2
+	}
+}
+
+// gpuFree is the free memory of all GPUs, in bytes.
+func gpuFree() (free int64) {
+	for _, d := range llama.Devices() {
+		if d.Kind == "gpu" || d.Kind == "igpu" {
+			free += int64(d.Free)
+		}
+	}
+	return free
+}
+
+// Quantize writes the model file src in the number format typ to dst. Progress is
+// in bytes of src.
+func (l *Loader) Quantize(ctx context.Context, src, dst, typ string, progress func(done, total int64)) error {
+	t, err := llama.ParseQuantType(typ)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(src)
+	if err != nil {
+		return fmt.Errorf("quantize: %w", err)
+	}
+	total := info.Size()
+	return llama.Quantize(ctx, src, dst, t, 0, func(fraction float32) {
+		progress(int64(float64(fraction)*float64(total)), total)
+	})
+}

@@ -1,0 +1,37 @@
+package daemon
+
+import (
+	"net"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+)
+
+func init() { gin.SetMode(gin.ReleaseMode) } // otherwise gin prints its advice to the standard output
+
+// routes is all that the daemon serves.
+func (d *Daemon) routes(bound net.Addr) http.Handler {
+	r := gin.New()
+	r.HandleMethodNotAllowed = true
+	r.Use(d.record, d.survive, d.origins, checkHost(bound))
+
+	r.HEAD("/", d.root)
+	r.GET("/", d.root)
+	r.HEAD("/api/version", d.version)
+	r.GET("/api/version", d.version)
+	r.GET("/metrics", d.metrics())
+
+	r.POST("/api/generate", d.limitBody, d.generate)
+	r.POST("/api/chat", d.limitBody, d.chat)
+	r.GET("/api/ps", d.ps)
+
+	r.HEAD("/api/tags", d.tags)
+	r.GET("/api/tags", d.tags)
+	r.POST("/api/show", d.limitBody, d.show)
+	r.POST("/api/copy", d.limitBody, d.copy)
+	r.DELETE("/api/delete", d.limitBody, d.delete)
+	r.POST("/api/create", d.limitBody, d.create)
+	r.HEAD("/api/blobs/:digest", d.hasBlob)
+	r.POST("/api/blobs/:digest", d.uploadBlob)
+	return r
+}
