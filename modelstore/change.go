@@ -83,9 +83,7 @@ func (s *Store) removeManifest(root *os.Root, n Name) error {
 	if err := root.Remove(modelPath(n)); err != nil {
 		return err
 	}
-	s.cacheMu.Lock()
-	delete(s.records, n)
-	s.cacheMu.Unlock()
+	s.forget(n)
 	dir := path.Dir(modelPath(n))
 	for dir != "." && root.Remove(dir) == nil { // which fails when it is not empty
 		dir = path.Dir(dir)
@@ -94,8 +92,8 @@ func (s *Store) removeManifest(root *os.Root, n Name) error {
 }
 
 // replaceManifest makes n stand for the manifest with these bytes, lets go of what
-// was held for that, and removes the blobs that only the one before needed. s.mu is
-// held.
+// was held for that, and removes the blobs that nobody needs any more: of the
+// manifest before, and of a base that was deleted meanwhile. s.mu is held.
 func (s *Store) replaceManifest(root *os.Root, n Name, raw []byte, h *hold) error {
 	var before []Digest
 	if r, err := s.record(root, n); err == nil {
@@ -104,7 +102,7 @@ func (s *Store) replaceManifest(root *os.Root, n Name, raw []byte, h *hold) erro
 	if err := s.putManifest(n, raw); err != nil {
 		return err
 	}
-	h.release()
+	before = append(before, h.release()...)
 	if s.keepUnused {
 		return nil
 	}
@@ -187,14 +185,14 @@ func (h *hold) addLocked(d Digest) {
 	h.list = append(h.list, d)
 }
 
-// release lets go of the blobs, which a model was made of: nobody waits for them
-// any more. s.mu is held.
-func (h *hold) release() {
-	for _, d := range h.list {
-		delete(h.store.wanted, d)
+// release lets go of the blobs and returns them. s.mu is held.
+func (h *hold) release() []Digest {
+	list := h.list
+	h.list = nil
+	for _, d := range list {
 		h.drop(d)
 	}
-	h.list = nil
+	return list
 }
 
 func (h *hold) drop(d Digest) {
@@ -209,10 +207,7 @@ func (h *hold) abandon(created []Digest) {
 	s := h.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, d := range h.list {
-		h.drop(d)
-	}
-	h.list = nil
+	h.release()
 	root, err := s.manifests.open()
 	if err != nil {
 		return
@@ -292,5 +287,13 @@ func (h *hold) commit(n Name, m *manifest) error {
 	if n, err = s.resolve(root, n); err != nil {
 		return s.readError(err)
 	}
-	return s.replaceManifest(root, n, raw, h)
+	if err := s.replaceManifest(root, n, raw, h); err != nil {
+		return err
+	}
+	// What became a part of a model is not waited for any more. Other uploads are:
+	// the source of a quantization may be used again.
+	for _, d := range m.digests() {
+		delete(s.wanted, d)
+	}
+	return nil
 }

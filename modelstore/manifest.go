@@ -8,11 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path"
-	"strings"
 	"time"
-
-	"github.com/ollama/ollama/types/model"
 )
 
 // Media types of manifests and layers.
@@ -92,32 +88,28 @@ type record struct {
 	lazy *lazy // shared by the records of one content
 }
 
-// modelPath is the path of the name's manifest in the folder of manifests.
-func modelPath(n Name) string { return path.Join(n.Host, n.Namespace, n.Model, n.Tag) }
-
-// canonical gives n the protocol that names on disk have: the default.
-func canonical(n Name) Name {
-	n.ProtocolScheme = model.DefaultName().ProtocolScheme
-	return n
-}
-
 // record reads the manifest of exactly this name, or takes it from the cache when
 // the file has not changed. The error is a *NotFoundError or from the file system.
 func (s *Store) record(root *os.Root, n Name) (*record, error) {
 	info, err := regular(root, modelPath(n))
 	if err != nil {
-		s.cacheMu.Lock()
-		delete(s.records, n)
-		s.cacheMu.Unlock()
+		s.forget(n)
 		return nil, notFound(n, err)
 	}
+	return s.recordOf(root, n, info)
+}
+
+// recordOf is record for a file that was just looked at.
+func (s *Store) recordOf(root *os.Root, n Name, info fs.FileInfo) (*record, error) {
 	s.cacheMu.Lock()
 	r := s.records[n]
 	s.cacheMu.Unlock()
 	if r != nil && r.settled && os.SameFile(r.file, info) && r.file.ModTime().Equal(info.ModTime()) && r.file.Size() == info.Size() {
 		return r, nil
 	}
-	if r, err = s.readRecord(root, n, r); err != nil {
+	r, err := s.readRecord(root, n, r)
+	if err != nil {
+		s.forget(n)
 		return nil, notFound(n, err)
 	}
 	s.cacheMu.Lock()
@@ -126,9 +118,19 @@ func (s *Store) record(root *os.Root, n Name) (*record, error) {
 	return r, nil
 }
 
+// forget drops what was read of a name.
+func (s *Store) forget(n Name) {
+	s.cacheMu.Lock()
+	delete(s.records, n)
+	s.cacheMu.Unlock()
+}
+
 // readRecord reads the file. What was filled in lazily is taken from old when the
 // file is the same after all.
 func (s *Store) readRecord(root *os.Root, n Name, old *record) (*record, error) {
+	if _, err := regular(root, modelPath(n)); err != nil {
+		return nil, err
+	}
 	f, err := root.Open(modelPath(n))
 	if err != nil {
 		return nil, err
@@ -169,74 +171,24 @@ func readAll(r io.Reader, most int64) ([]byte, error) {
 	return b, err
 }
 
-// walk lists the names in the store, sorted, and the paths where manifests may be
-// that can't be read as such: files with names of another form, folders that can't
-// be read, links that lead outside.
-func walk(root *os.Root) (names []Name, odd []string, err error) {
-	fsys := root.FS()
-	var visit func(dir string, depth int) error
-	visit = func(dir string, depth int) error {
-		entries, err := fs.ReadDir(fsys, dir)
-		switch {
-		case err == nil:
-		case depth == 0:
-			return err
-		case !isNotExist(err):
-			odd = append(odd, dir)
-		}
-		for _, e := range entries {
-			p, kind := path.Join(dir, e.Name()), e.Type()
-			if kind&fs.ModeSymlink != 0 {
-				if info, err := root.Stat(p); err == nil {
-					kind = info.Mode().Type()
-				}
-			}
-			switch {
-			case depth < 3 && kind.IsDir():
-				if err := visit(p, depth+1); err != nil {
-					return err
-				}
-			case depth < 3 && kind&fs.ModeSymlink != 0:
-				odd = append(odd, p)
-			case depth == 3 && !kind.IsDir():
-				if n := nameOf(p); n.IsValid() {
-					names = append(names, n)
-				} else if !strings.HasPrefix(e.Name(), ".") {
-					odd = append(odd, p)
-				}
-			}
-		}
-		return nil
-	}
-	return names, odd, visit(".", 0)
-}
-
-// nameOf is the name whose manifest is at p; not valid when p is no such path.
-func nameOf(p string) Name {
-	parts := strings.Split(p, "/")
-	if len(parts) != 4 {
-		return Name{}
-	}
-	return canonical(Name{Host: parts[0], Namespace: parts[1], Model: parts[2], Tag: parts[3]})
-}
-
-// all returns all names with what was read of them, sorted by name. Manifests
-// that can't be opened come with an error in place of a content.
+// all returns all names with what was read of them, sorted by name, and the paths
+// that walk could not read. Manifests that can't be read come with an error in place
+// of a content.
 func (s *Store) all(root *os.Root) (list []*record, odd []string, err error) {
-	names, odd, err := walk(root)
+	found, odd, err := walk(root)
 	if err != nil {
 		return nil, nil, err
 	}
-	there := make(map[Name]bool, len(names))
-	for _, n := range names {
-		r, err := s.record(root, n)
-		switch {
-		case errors.Is(err, ErrNotFound) && !s.exists(root, n):
+	there := make(map[Name]bool, len(found))
+	for _, f := range found {
+		r, err := s.recordOf(root, f.name, f.info)
+		if errors.Is(err, ErrNotFound) && !exists(root, f.name) {
 			continue // removed since the walk
-		case err != nil:
-			r = &record{name: n, lazy: &lazy{}, err: &CorruptManifestError{Name: n, Err: err}}
 		}
-		there[n] = true
+		if err != nil {
+			r = &record{name: f.name, lazy: &lazy{}, err: &CorruptManifestError{Name: f.name, Err: err}}
+		}
+		there[f.name] = true
 		list = append(list, r)
 	}
 	s.cacheMu.Lock()
@@ -249,7 +201,7 @@ func (s *Store) all(root *os.Root) (list []*record, odd []string, err error) {
 	return list, odd, nil
 }
 
-func (s *Store) exists(root *os.Root, n Name) bool {
+func exists(root *os.Root, n Name) bool {
 	_, err := root.Lstat(modelPath(n))
 	return err == nil
 }
@@ -257,8 +209,6 @@ func (s *Store) exists(root *os.Root, n Name) bool {
 // putManifest makes n stand for the manifest with these bytes. s.mu is held.
 func (s *Store) putManifest(n Name, raw []byte) error {
 	err := s.manifests.write(manifestTemp, modelPath(n), raw)
-	s.cacheMu.Lock()
-	delete(s.records, n)
-	s.cacheMu.Unlock()
+	s.forget(n)
 	return s.writeError("writing the manifest of model '"+n.DisplayShortest()+"'", err)
 }

@@ -69,11 +69,11 @@ func (s *Store) find(root *os.Root, n Name) (*record, error) {
 	if !errors.Is(err, ErrNotFound) {
 		return r, err
 	}
-	names, _, e := walk(root)
+	there, _, e := walk(root)
 	if e != nil {
 		return nil, s.readError(e)
 	}
-	if folded := fold(n, names); folded.EqualFold(n) && folded != n {
+	if folded := fold(n, there); folded.EqualFold(n) && folded != n {
 		return s.record(root, folded)
 	}
 	return nil, err

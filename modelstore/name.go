@@ -2,6 +2,7 @@ package modelstore
 
 import (
 	"os"
+	"path"
 	"strings"
 
 	"github.com/ollama/ollama/types/model"
@@ -19,6 +20,24 @@ func ParseName(s string) (Name, error) {
 		return Name{}, &InvalidNameError{Text: s}
 	}
 	return n, nil
+}
+
+// modelPath is the path of the name's manifest in the folder of manifests.
+func modelPath(n Name) string { return path.Join(n.Host, n.Namespace, n.Model, n.Tag) }
+
+// nameOf is the name whose manifest is at p; not valid when p is no such path.
+func nameOf(p string) Name {
+	parts := strings.Split(p, "/")
+	if len(parts) != 4 {
+		return Name{}
+	}
+	return canonical(Name{Host: parts[0], Namespace: parts[1], Model: parts[2], Tag: parts[3]})
+}
+
+// canonical gives n the protocol that names on disk have: the default.
+func canonical(n Name) Name {
+	n.ProtocolScheme = model.DefaultName().ProtocolScheme
+	return n
 }
 
 // valid returns n as names on disk are. The error is an *InvalidNameError.
@@ -51,25 +70,25 @@ func (s *Store) resolve(root *os.Root, n Name) (Name, error) {
 	if _, err := regular(root, modelPath(n)); err == nil {
 		return n, nil
 	}
-	names, _, err := walk(root)
+	there, _, err := walk(root)
 	if err != nil {
 		return Name{}, err
 	}
-	return fold(n, names), nil
+	return fold(n, there), nil
 }
 
-// fold returns the name among names that n is but for case. When there is none, it
-// returns n with each part written as in names.
-func fold(n Name, names []Name) Name {
-	for _, e := range names {
-		if e.EqualFold(n) {
-			return e
+// fold returns the name of those there that n is but for case. When there is none,
+// it returns n with each part written as in one that is there.
+func fold(n Name, there []found) Name {
+	for _, f := range there {
+		if f.name.EqualFold(n) {
+			return f.name
 		}
 	}
 	part := func(of func(*Name) *string) {
 		own, found := of(&n), ""
-		for _, e := range names {
-			switch p := *of(&e); {
+		for _, f := range there {
+			switch p := *of(&f.name); {
 			case p == *own:
 				return
 			case found == "" && strings.EqualFold(p, *own):
