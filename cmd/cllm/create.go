@@ -64,7 +64,7 @@ func create(ctx context.Context, c *console, client *api.Client, name, file, qua
 	}
 	req.Files, req.Adapters = sentNames(req.Files), sentNames(req.Adapters)
 
-	watch := &transfer{display: d, last: "gathering model components", label: func(r api.ProgressResponse) string {
+	watch := &transfer{display: d, label: func(r api.ProgressResponse) string {
 		if r.Status != "" {
 			return r.Status
 		}

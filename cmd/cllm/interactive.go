@@ -96,7 +96,7 @@ func (s *session) replay() {
 	for _, m := range s.inherited {
 		switch m.Role {
 		case "user":
-			fmt.Fprintf(s.c.out, ">>> %s\n", m.Content)
+			fmt.Fprintf(s.c.out, "%s%s\n", linePrompt, m.Content)
 		case "assistant":
 			a := newAnswer(s.c, s.opts)
 			a.add("", m.Content, nil)

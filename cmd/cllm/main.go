@@ -44,7 +44,8 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 	defer stopSession()
 	ctx, stop := signal.NotifyContext(session, os.Interrupt)
 	defer stop()
-	// A second Ctrl-C kills a command that is slow to end.
+	// A second signal kills a command that is slow to end.
+	defer context.AfterFunc(session, stopSession)()
 	defer context.AfterFunc(ctx, stop)()
 
 	root := newRoot(&console{in: in, out: out, err: errs, session: session})

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"syscall"
 
@@ -41,11 +42,12 @@ func newRoot(c *console) *cobra.Command {
 		createCommand(c), showCommand(c), run, stopCommand(c), pullCommand(c), pushCommand(c),
 		listCommand(c), psCommand(c), copyCommand(c), removeCommand(c),
 	}
+	env := envconfig.AsMap()
 	for _, cmd := range clients {
 		if cmd == run {
-			documentEnv(cmd, "OLLAMA_EDITOR", "OLLAMA_HOST", "OLLAMA_NOHISTORY")
+			documentEnv(cmd, env["OLLAMA_EDITOR"], env["OLLAMA_HOST"], env["OLLAMA_NOHISTORY"])
 		} else {
-			documentEnv(cmd, "OLLAMA_HOST")
+			documentEnv(cmd, env["OLLAMA_HOST"])
 		}
 	}
 	root.AddCommand(serveCommand())
@@ -53,13 +55,12 @@ func newRoot(c *console) *cobra.Command {
 	return root
 }
 
-// documentEnv adds environment variables, by name, to a command's help.
-func documentEnv(cmd *cobra.Command, names ...string) {
+// documentEnv adds environment variables to a command's help.
+func documentEnv(cmd *cobra.Command, vars ...envconfig.EnvVar) {
 	var b strings.Builder
 	b.WriteString("\nEnvironment Variables:\n")
-	all := envconfig.AsMap()
-	for _, name := range names {
-		fmt.Fprintf(&b, "      %-24s   %s\n", name, all[name].Description)
+	for _, v := range vars {
+		fmt.Fprintf(&b, "      %-24s   %s\n", v.Name, v.Description)
 	}
 	cmd.SetUsageTemplate(cmd.UsageTemplate() + b.String())
 }
@@ -90,8 +91,17 @@ func explain(err error) error {
 		return errNoDaemon
 	case errors.As(err, &unauthorized) && unauthorized.SigninURL != "":
 		return fmt.Errorf("unauthorized: sign in to ollama.com at %s and try again", unauthorized.SigninURL)
+	case notOffered(err):
+		return errors.New("the server does not offer this (404 page not found); update it, or point OLLAMA_HOST at one that does")
 	}
 	return err
+}
+
+// notOffered tells whether the server does not know the route that was asked.
+func notOffered(err error) bool {
+	var status api.StatusError
+	return errors.As(err, &status) && status.StatusCode == http.StatusNotFound &&
+		status.ErrorMessage == "404 page not found"
 }
 
 // isNotFound tells whether the daemon said that a model does not exist.

@@ -154,7 +154,10 @@ func showOrPull(ctx context.Context, c *console, client *api.Client, name string
 	if !errors.As(err, &status) || status.StatusCode != http.StatusNotFound {
 		return info, err
 	}
-	if err := pull(ctx, c, client, name, insecure); err != nil {
+	missing := err
+	if err := pull(ctx, c, client, name, insecure); notOffered(err) {
+		return nil, missing
+	} else if err != nil {
 		return nil, err
 	}
 	return client.Show(ctx, &api.ShowRequest{Model: name})

@@ -154,6 +154,18 @@ func TestRunOfAModelThatCannotBePulledFails(t *testing.T) {
 	})
 }
 
+func TestRunOfAMissingModelOnAServerThatCannotPullNamesTheModel(t *testing.T) {
+	newDaemon(t, map[string]http.HandlerFunc{
+		"POST /api/show": fails(404, `{"error":"model 'm' not found"}`),
+		"POST /api/pull": fails(404, "404 page not found"),
+	})
+	wantResult(t, cllm("", "run", "m", "p"), result{Err: "Error: model 'm' not found\n", Code: 1})
+	wantResult(t, cllm("", "pull", "m"), result{
+		Err:  "Error: the server does not offer this (404 page not found); update it, or point OLLAMA_HOST at one that does\n",
+		Code: 1,
+	})
+}
+
 func TestRunFailsWithTheDaemonsText(t *testing.T) {
 	const busy = "server busy, please try again.  maximum pending requests exceeded"
 	tests := map[string]struct {

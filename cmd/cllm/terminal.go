@@ -10,6 +10,12 @@ import (
 	"golang.org/x/term"
 )
 
+// Both prompts have one width.
+const (
+	linePrompt  = ">>> "
+	laterPrompt = "... "
+)
+
 // terminalLines reads lines from the process's terminal through Ollama's line
 // editor, with its history in ~/.ollama/history.
 type terminalLines struct {
@@ -23,8 +29,8 @@ func openTerminal() (*terminalLines, error) {
 		return nil, fmt.Errorf("reading the terminal's settings: %w", err)
 	}
 	editor, err := readline.New(readline.Prompt{
-		Prompt:         ">>> ",
-		AltPrompt:      "... ",
+		Prompt:         linePrompt,
+		AltPrompt:      laterPrompt,
 		Placeholder:    "Send a message (/? for help)",
 		AltPlaceholder: "Press Enter to send",
 	})
@@ -38,6 +44,10 @@ func openTerminal() (*terminalLines, error) {
 }
 
 func (t *terminalLines) readLine(ctx context.Context) (string, error) {
+	if columns(os.Stdout) == len(linePrompt) {
+		// The line editor divides by the cells that the prompt leaves.
+		return "", fmt.Errorf("the terminal has %d columns, all taken by the prompt; make it wider", len(linePrompt))
+	}
 	type read struct {
 		line string
 		err  error

@@ -355,3 +355,25 @@ func TestTerminalEditsTheLineInTheEditor(t *testing.T) {
 	}
 	wantEqual(t, "chats", d.chats(), [][]string{{"user: some more"}})
 }
+
+func TestTerminalOfAnyWidthIsSurvived(t *testing.T) {
+	for _, columns := range []uint16{0, 1, 3, 5, 7} {
+		d := talker(t, echo)
+		s := onTerminal(t, columns, "run", "m")
+		s.expect(linePrompt)
+		s.send("hello wide\x1b[D\x1b[D\x1b[D\x1b[D\x7f\x1b[C\x1b[A\x1b[B\r")
+		s.expect("answer")
+		s.expect(linePrompt)
+		s.send("/bye\r")
+		if code := s.wait(); code != 0 {
+			t.Errorf("%d columns: exit code %d", columns, code)
+		}
+		wantEqual(t, "chats", d.chats(), [][]string{{"user: hellowide"}})
+	}
+	talker(t, echo)
+	s := onTerminal(t, uint16(len(linePrompt)), "run", "m")
+	s.expect("Error: the terminal has 4 columns, all taken by the prompt; make it wider")
+	if code := s.wait(); code != exitFailed {
+		t.Errorf("exit code %d", code)
+	}
+}
