@@ -8,6 +8,7 @@ import "C"
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -161,6 +162,9 @@ func (o *ContextOptions) complete(train int) error {
 	if !o.Unified || o.Cells == 0 {
 		o.Cells = o.Sequences * o.ContextPerSequence
 	}
+	if o.ContextPerSequence > math.MaxInt32 || o.Cells > math.MaxInt32 {
+		return fmt.Errorf("new context: %d positions for each of %d sequences are more than can be counted", o.ContextPerSequence, o.Sequences)
+	}
 	o.Batch = max(cmp.Or(o.Batch, 2048), o.Sequences)
 	o.Ubatch = min(cmp.Or(o.Ubatch, 512), o.Batch)
 	o.Outputs = min(cmp.Or(o.Outputs, o.Sequences), o.Batch)
@@ -173,7 +177,9 @@ func (o *ContextOptions) complete(train int) error {
 	o.KVType = cmp.Or(o.KVType, KVF16)
 	if o.Embeddings {
 		// What is pooled has to be computed in one pass: the parts of a sequence
-		// that lie in different passes would be pooled apart.
+		// that lie in different passes would be pooled apart. llama.cpp reserves
+		// for equal numbers of rows per sequence and can't pool the mean otherwise.
+		o.Batch = (o.Batch + o.Sequences - 1) / o.Sequences * o.Sequences
 		o.Ubatch = o.Batch
 		o.Unified = true
 	}

@@ -9,6 +9,7 @@ import "C"
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 	"unsafe"
 
 	"cllm/llm"
@@ -26,6 +27,9 @@ var _ llm.Grammar = (*Grammar)(nil)
 // NewGrammar reads a grammar; the text starts with the rule named root. The error
 // wraps ErrBadGrammar when it does not parse.
 func (m *Model) NewGrammar(gbnf, root string) (*Grammar, error) {
+	if strings.TrimSpace(gbnf) == "" || strings.Contains(gbnf, "\x00") {
+		return nil, &Error{Op: "new grammar", Class: ErrBadGrammar, Detail: "it is empty or holds NUL"}
+	}
 	if !m.acquire() {
 		return nil, fmt.Errorf("new grammar: %w", errClosed)
 	}
@@ -60,7 +64,7 @@ func (g *Grammar) Filter(c []llm.Candidate) []llm.Candidate {
 // Accept moves on by a token. The error wraps ErrRefused when the grammar does
 // not allow it; the grammar stays where it was.
 func (g *Grammar) Accept(t llm.Token) error {
-	if len(g.Filter([]llm.Candidate{{Token: t}})) == 0 {
+	if t < 0 || int(t) >= g.model.vocab.Size() || len(g.Filter([]llm.Candidate{{Token: t}})) == 0 {
 		return &Error{Op: "grammar", Class: ErrRefused, Detail: fmt.Sprintf("token %d, %q", t, g.model.vocab.Piece(t))}
 	}
 	var cerr C.cllm_error

@@ -51,11 +51,15 @@ var Tiny = Shape{
 // WriteRandom writes a random model to path, in GGUF. The file appears under its
 // name when it is complete.
 func WriteRandom(path string, s Shape, seed uint64) error {
+	return write(path, s.metadata(), s.tensors(seed))
+}
+
+func write(path string, kv ggml.KV, tensors []*ggml.Tensor) error {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
 		return fmt.Errorf("write model: %w", err)
 	}
-	err = ggml.WriteGGUF(f, s.metadata(), s.tensors(seed))
+	err = ggml.WriteGGUF(f, kv, tensors)
 	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
