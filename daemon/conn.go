@@ -44,21 +44,38 @@ func (c *conn) Read(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		c.mu.Lock()
+		stalled := c.rolling
+		c.mu.Unlock()
+		if stalled {
+			c.Conn.Close() // or the server would try again to read what is left of the body
+		}
+	}
+	return n, err
 }
+
+// writeChecks is how often within the limit a write that waits looks whether bytes
+// have moved. The kernel tells only when a write returns.
+const writeChecks = 4
 
 // Write writes all of p. It goes on as long as some bytes move.
 func (c *conn) Write(p []byte) (n int, err error) {
-	for {
-		if err := c.Conn.SetWriteDeadline(time.Now().Add(c.limit)); err != nil {
+	for still := 0; still < writeChecks; {
+		if err := c.Conn.SetWriteDeadline(time.Now().Add(c.limit / writeChecks)); err != nil {
 			return n, err
 		}
 		m, err := c.Conn.Write(p[n:])
-		n += m
-		if n == len(p) || m == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if n += m; n == len(p) || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
+		if still++; m > 0 {
+			still = 0
+		}
 	}
+	c.Conn.Close()
+	return n, os.ErrDeadlineExceeded
 }
 
 // SetReadDeadline sets a deadline that stands in the limit's place; zero takes

@@ -70,10 +70,11 @@ func (d *Daemon) Start() (err error) {
 		}
 	}()
 
-	l, err := listen(d.opts.Listen, d.opts.MaxConnections, d.opts.IOTimeout)
+	port, err := d.opts.listen(d.opts.Listen)
 	if err != nil {
 		return err
 	}
+	l := limited(port, d.opts.MaxConnections, d.opts.IOTimeout)
 	d.onStop("port", func(context.Context) error {
 		l.Close() // a second close fails, and that is no failure
 		return nil

@@ -42,10 +42,10 @@ type listener struct {
 	refused  atomic.Int64
 }
 
-// listen opens the daemon's port. The kernel's own limit is the backlog's length:
-// package net asks for that much.
-func listen(address string, max int, limit time.Duration) (*listener, error) {
-	inner, err := net.Listen("tcp", address)
+// listen opens a port. The backlog is as long as the system allows: package net asks
+// for that much.
+func listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s is in use, perhaps by Ollama or another cllm: stop that one, or set OLLAMA_HOST to another address", address)
@@ -56,14 +56,19 @@ func listen(address string, max int, limit time.Duration) (*listener, error) {
 	case err != nil:
 		return nil, fmt.Errorf("can't listen on %s, check OLLAMA_HOST: %w", address, err)
 	}
+	return l, nil
+}
+
+// limited bounds the connections of a listener.
+func limited(l net.Listener, max int, limit time.Duration) *listener {
 	return &listener{
-		Listener: inner,
+		Listener: l,
 		max:      max,
 		limit:    limit,
 		conns:    make(map[*conn]struct{}),
 		closed:   make(chan struct{}),
 		refusals: make(chan struct{}, maxRefusals),
-	}, nil
+	}
 }
 
 // Accept returns the next connection that there is a place for.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"time"
 )
 
@@ -24,7 +25,7 @@ type Options struct {
 	KeepAlive     time.Duration // how long a model stays without requests; 0 means not at all, negative for ever
 	LoadTimeout   time.Duration // a load without progress for so long is given up; 0: never
 	ContextLength int           // num_ctx of requests that don't say; 4096
-	Origins       []string      // origins that browsers may come from, as OLLAMA_ORIGINS
+	Origins       []string      // origins that browsers may come from; those of this machine
 
 	MaxConnections int           // 1024
 	IOTimeout      time.Duration // a socket read or write without progress for so long ends the connection; 60 s
@@ -32,7 +33,9 @@ type Options struct {
 	MaxBody        int64         // bytes of a request body, blobs excepted; 256 MiB
 	StopTimeout    time.Duration // answers in progress may take so long to finish when the daemon stops; 10 s
 
-	memory func() memory // what the machine has; tests put their own here
+	// The machine; tests put their own here.
+	memory func() memory
+	listen func(address string) (net.Listener, error)
 }
 
 const (
@@ -56,8 +59,14 @@ func (o Options) withDefaults() (Options, error) {
 	set(&o.IdleTimeout, 10*time.Minute)
 	set(&o.MaxBody, 256<<20)
 	set(&o.StopTimeout, 10*time.Second)
+	if len(o.Origins) == 0 {
+		o.Origins = []string{"http://localhost", "http://localhost:*", "http://127.0.0.1", "http://127.0.0.1:*"}
+	}
 	if o.memory == nil {
 		o.memory = readMemory
+	}
+	if o.listen == nil {
+		o.listen = listen
 	}
 	if o.KeepAlive < 0 {
 		o.KeepAlive = forever

@@ -279,6 +279,7 @@ func TestReloadWaitsForRequestsAndHoldsUpOnlyItsModel(t *testing.T) {
 		m, other := testModel(t, "m", 1), testModel(t, "other", 1)
 		l := mustAcquire(t, r, m, auto, nil)
 		reloaded := acquireLater(t, r, m, runnerOptions{NumGPU: 1})
+		synctest.Wait()
 		late := acquireLater(t, r, m, auto)
 		synctest.Wait()
 		use(t, r, other, auto, nil)
