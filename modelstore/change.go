@@ -153,7 +153,7 @@ func (s *Store) used(root *os.Root) (map[Digest]bool, *CorruptManifestError, err
 	}
 	var corrupt *CorruptManifestError
 	if len(odd) > 0 {
-		corrupt = &CorruptManifestError{Err: fmt.Errorf("%s is no manifest that can be read", odd[0])}
+		corrupt = &CorruptManifestError{Err: fmt.Errorf("%s can't be read as a manifest", odd[0])}
 	}
 	used := make(map[Digest]bool)
 	for _, r := range records {

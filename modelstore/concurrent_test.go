@@ -18,7 +18,7 @@ func TestManyGoroutinesMayUseAStore(t *testing.T) {
 	createSmall(t, s, "base", 8)
 	weights := make([][]byte, 4)
 	for i := range weights {
-		weights[i] = ggufFile(t, 16+i, nil)
+		weights[i] = ggufFile(t, 16+i, untalkative)
 	}
 	const rounds = 15
 	var wg sync.WaitGroup

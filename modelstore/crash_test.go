@@ -90,25 +90,32 @@ func checkWhole(t *testing.T, dir string) {
 	}
 }
 
-// oldStore makes a folder with x as it was before.
-func oldStore(t testing.TB) string {
-	dir := t.TempDir()
-	s := openStore(t, dir)
+// oldStore returns a function that makes a folder with x as it was before.
+func oldStore(t *testing.T) func() string {
+	template := t.TempDir()
+	s := openStore(t, template)
 	create(t, s, CreateRequest{
-		Name: name(t, "x"), Files: map[string]string{"m.gguf": upload(t, s, ggufFile(t, 4, nil))}, System: "old text",
+		Name: name(t, "x"), Files: map[string]string{"m.gguf": upload(t, s, ggufFile(t, 4, untalkative))}, System: "old text",
 	})
-	return dir
+	return func() string {
+		dir := t.TempDir()
+		if err := os.CopyFS(dir, os.DirFS(template)); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
 }
 
 // The steps that lifeOfAModel takes, at least; fewer would mean that the hooks are gone.
 const leastSteps = 40
 
 func TestAnErrorAtAnyStepLeavesWholeModelsAndNoGarbage(t *testing.T) {
-	weights := ggufFile(t, 8, nil)
+	weights := ggufFile(t, 8, untalkative)
 	full := &os.PathError{Op: "write", Path: "file", Err: syscall.ENOSPC}
 	var seen []string
+	old := oldStore(t)
 	for n := 0; ; n++ {
-		dir := oldStore(t)
+		dir := old()
 		s := openStore(t, dir)
 		failed := failAt(s, n, func(string) error { return full })
 		err := lifeOfAModel(t, s, weights)
@@ -176,9 +183,10 @@ func TestCrashChild(t *testing.T) {
 
 func TestACrashAtAnyStepLeavesWholeModels(t *testing.T) {
 	weights := filepath.Join(t.TempDir(), "weights")
-	writeFile(t, weights, string(ggufFile(t, 8, nil)))
+	writeFile(t, weights, string(ggufFile(t, 8, untalkative)))
+	old := oldStore(t)
 	for n := 0; ; n++ {
-		dir := oldStore(t)
+		dir := old()
 		cmd := exec.Command(os.Args[0], "-test.run=^TestCrashChild$")
 		cmd.Env = append(os.Environ(), "MODELSTORE_CRASH_DIR="+dir, "MODELSTORE_CRASH_WEIGHTS="+weights, "MODELSTORE_CRASH_AT="+strconv.Itoa(n))
 		out, err := cmd.CombinedOutput()

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/ollama/ollama/api"
 	"github.com/ollama/ollama/types/model"
@@ -139,33 +140,39 @@ type newLayer struct {
 	status  string // progress line; "" for the usual one
 }
 
-// text adds a layer with this content.
-func (c *creation) text(mediaType string, content []byte) *newLayer {
+// text adds a layer with this content, and with this line of progress or, where that
+// is empty, the usual one.
+func (c *creation) text(mediaType string, content []byte, status string) error {
+	l, err := c.newText(mediaType, content)
+	if err != nil {
+		return err
+	}
+	l.status = status
+	c.layers = append(c.layers, l)
+	return nil
+}
+
+func (c *creation) newText(mediaType string, content []byte) (*newLayer, error) {
+	if len(content) > maxText {
+		return nil, badRequestf("a text of %d bytes is too long for a model, the most is %d", len(content), maxText)
+	}
 	d := digestOf(content)
 	c.hold.add(d)
-	l := &newLayer{layer: layer{MediaType: mediaType, Digest: d, Size: int64(len(content))}, content: content}
-	c.layers = append(c.layers, l)
-	return l
+	return &newLayer{layer: layer{MediaType: mediaType, Digest: d, Size: int64(len(content))}, content: content}, nil
 }
 
 // json adds a layer with this value, encoded as Ollama does.
 func (c *creation) json(mediaType string, v any) error {
 	content, err := encodeJSON(v)
-	if err == nil {
-		c.text(mediaType, content)
+	if err != nil {
+		return err
 	}
-	return err
+	return c.text(mediaType, content, "")
 }
 
 // drop removes the layers of a type.
 func (c *creation) drop(mediaType string) {
-	kept := c.layers[:0]
-	for _, l := range c.layers {
-		if l.MediaType != mediaType {
-			kept = append(kept, l)
-		}
-	}
-	c.layers = kept
+	c.layers = slices.DeleteFunc(c.layers, func(l *newLayer) bool { return l.MediaType == mediaType })
 }
 
 // build collects the layers and fills in the config.
@@ -218,10 +225,12 @@ func (c *creation) write(name Name) error {
 	if err != nil {
 		return err
 	}
-	config := &newLayer{layer: layer{MediaType: mediaConfig, Digest: digestOf(content), Size: int64(len(content))}, content: content}
-	c.hold.add(config.Digest)
+	config, err := c.newText(mediaConfig, content)
+	if err != nil {
+		return err
+	}
 	m.Config = config.layer
-	for _, l := range append(c.layers, config) {
+	for _, l := range slices.Concat(c.layers, []*newLayer{config}) {
 		if err := c.save(l); err != nil {
 			return err
 		}

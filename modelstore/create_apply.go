@@ -168,14 +168,20 @@ func (c *creation) applyTexts() error {
 			return fmt.Errorf("%w: %w", ErrTemplate, err)
 		}
 		c.drop(mediaTemplate)
-		c.text(mediaTemplate, []byte(t))
+		if err := c.text(mediaTemplate, []byte(t), ""); err != nil {
+			return err
+		}
 	}
 	if c.req.System != "" {
 		c.drop(mediaSystem)
-		c.text(mediaSystem, []byte(c.req.System))
+		if err := c.text(mediaSystem, []byte(c.req.System), ""); err != nil {
+			return err
+		}
 	}
 	for _, l := range c.req.Licenses {
-		c.text(mediaLicense, []byte(l))
+		if err := c.text(mediaLicense, []byte(l), ""); err != nil {
+			return err
+		}
 	}
 	if err := c.applyParameters(); err != nil {
 		return err

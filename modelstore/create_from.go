@@ -278,7 +278,9 @@ func (c *creation) detectTemplate() error {
 	if err != nil {
 		return nil // unknown, which is not wrong
 	}
-	c.text(mediaTemplate, t.Bytes).status = "using autodetected template " + t.Name
+	if err := c.text(mediaTemplate, t.Bytes, "using autodetected template "+t.Name); err != nil {
+		return err
+	}
 	if t.Parameters == nil {
 		return nil
 	}

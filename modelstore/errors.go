@@ -98,11 +98,14 @@ func (e *MissingBlobError) Error() string {
 // CorruptManifestError is returned for a manifest that can't be read. List skips
 // such models, Prune then removes nothing, and Delete removes them.
 type CorruptManifestError struct {
-	Name Name
+	Name Name // zero when a file stands where manifests are, and is none
 	Err  error
 }
 
 func (e *CorruptManifestError) Error() string {
+	if e.Name.Model == "" {
+		return fmt.Sprintf("the folder of manifests holds something else: %v; move it away", e.Err)
+	}
 	return fmt.Sprintf("the manifest of model '%s' can't be read: %v; delete the model, then pull or create it again", e.Name.DisplayShortest(), e.Err)
 }
 

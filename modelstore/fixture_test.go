@@ -15,6 +15,10 @@ import (
 
 const chatML = `{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`
 
+// untalkative leaves out the chat template. To compare it with the known ones takes
+// most of the time of a test that makes many models.
+var untalkative = ggml.KV{"tokenizer.chat_template": nil}
+
 // ggufFile returns a GGUF file that Ollama's writer wrote, with one tensor of width
 // elements. Pairs are laid over those of a small llama.
 func ggufFile(t testing.TB, width int, pairs ggml.KV) []byte {
@@ -99,7 +103,7 @@ func createSmall(t testing.TB, s *Store, n string, width int) {
 	t.Helper()
 	create(t, s, CreateRequest{
 		Name:  name(t, n),
-		Files: map[string]string{"model.gguf": upload(t, s, ggufFile(t, width, nil))},
+		Files: map[string]string{"model.gguf": upload(t, s, ggufFile(t, width, untalkative))},
 	})
 }
 

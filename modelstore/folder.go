@@ -128,7 +128,7 @@ func (t *temp) rehash(ctx context.Context) (d Digest, size int64, err error) {
 }
 
 // publish makes the file durable under its name, which may lie in folders that are
-// not there yet. The file is closed last: open, it is locked.
+// not there yet. The file is closed last: while it is open, it is locked.
 func (t *temp) publish(name string) error {
 	if err := t.folder.step("chmod"); err != nil {
 		return err
@@ -142,7 +142,14 @@ func (t *temp) publish(name string) error {
 	if err := t.file.Sync(); err != nil {
 		return err
 	}
-	dir := path.Dir(filepath.ToSlash(name))
+	dir := path.Dir(name)
+	old := dir // the deepest folder that is there already
+	for old != "." {
+		if _, err := t.root.Stat(old); err == nil {
+			break
+		}
+		old = path.Dir(old)
+	}
 	if err := t.root.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -160,7 +167,7 @@ func (t *temp) publish(name string) error {
 		if err := syncDir(t.root, dir); err != nil {
 			return err
 		}
-		if dir == "." {
+		if dir == old {
 			return nil
 		}
 	}

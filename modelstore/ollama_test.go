@@ -200,3 +200,34 @@ func TestOldMediaTypesAndEmptyManifestsAreRead(t *testing.T) {
 		t.Errorf("got %+v", m)
 	}
 }
+
+// Whatever stands in a manifest, reading it is safe and never leaves the folder.
+func FuzzManifest(f *testing.F) {
+	s := openStore(f, f.TempDir())
+	createSmall(f, s, "good", 8)
+	path := filepath.Join(s.dir, library, "good", "latest")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	for _, media := range []string{"template", "params", "messages", "system", "projector"} {
+		f.Add(bytes.ReplaceAll(raw, []byte("image.model"), []byte("image."+media)))
+	}
+	f.Add([]byte(`{"layers":[{"digest":"sha256:../../../etc/passwd"}]}`))
+	f.Add([]byte(`{"config":{"digest":""},"layers":null}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		writeFile(t, path, string(raw))
+		m, err := s.Get(name(t, "good"))
+		if err != nil {
+			return
+		}
+		m.Capabilities()
+		m.Modelfile()
+		for _, p := range append(m.ProjectorPaths, m.AdapterPaths...) {
+			if filepath.Dir(p) != s.blobs.path {
+				t.Errorf("%q lies outside", p)
+			}
+		}
+	})
+}

@@ -24,6 +24,15 @@ type Pruned struct {
 	Bytes int64
 }
 
+func (p *Pruned) remove(root *os.Root, info fs.FileInfo) error {
+	if err := root.Remove(info.Name()); err != nil {
+		return err
+	}
+	p.Files++
+	p.Bytes += info.Size()
+	return nil
+}
+
 // Prune removes the blobs that no model needs and the leftovers of crashed writes.
 // It spares what is younger than an hour, downloads younger than a day, and what
 // this process is writing. When any manifest can't be read it removes nothing and
@@ -46,15 +55,10 @@ func (s *Store) Prune(ctx context.Context) (Pruned, error) {
 		if !s.prunable(root, info, used) {
 			return nil
 		}
-		if err := root.Remove(info.Name()); err != nil {
-			return err
-		}
 		if d, err := ParseDigest(info.Name()); err == nil {
 			s.forgetHeader(d)
 		}
-		pruned.Files++
-		pruned.Bytes += info.Size()
-		return nil
+		return pruned.remove(root, info)
 	})
 	return pruned, s.writeError("pruning the model folder", err)
 }
@@ -117,14 +121,11 @@ func (s *Store) sweep() (pruned Pruned, err error) {
 		if !stale {
 			return nil
 		}
-		pruned.Files++
-		pruned.Bytes += info.Size()
-		return root.Remove(info.Name())
+		return pruned.remove(root, info)
 	})
 	e := eachFile(s.manifests, func(root *os.Root, info fs.FileInfo) error {
 		if strings.HasPrefix(info.Name(), manifestTemp) && abandoned(root, info, s.now()) {
-			pruned.Files++
-			return root.Remove(info.Name())
+			return pruned.remove(root, info)
 		}
 		return nil
 	})
