@@ -68,9 +68,6 @@ func (d *Daemon) chatModel(req *api.ChatRequest) (*modelstore.Model, error) {
 // checkChat checks what can be checked before the model is loaded. It settles
 // req.Think and returns the options.
 func (d *Daemon) checkChat(req *api.ChatRequest, m *modelstore.Model, relaxed bool) (opts api.Options, err error) {
-	if err := checkAnswerable(m); err != nil {
-		return opts, err
-	}
 	can := ability(m.Capabilities())
 	think, err := can.think(req.Model, req.Think)
 	switch {

@@ -59,9 +59,6 @@ func (d *Daemon) generate(c *gin.Context) {
 // checkGenerate checks what can be checked before the model is loaded. It settles
 // req.Think and returns the options.
 func (d *Daemon) checkGenerate(req *api.GenerateRequest, m *modelstore.Model, style prompt.Style) (opts api.Options, err error) {
-	if err := checkAnswerable(m); err != nil {
-		return opts, err
-	}
 	if req.Raw && (req.Template != "" || req.System != "" || len(req.Context) > 0) {
 		return opts, newError(http.StatusBadRequest, "raw mode does not support template, system, or context")
 	}

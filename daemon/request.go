@@ -130,14 +130,6 @@ func sampling(opts api.Options) llm.SamplingParams {
 	return p
 }
 
-// checkAnswerable refuses models that are only a reference to another host.
-func checkAnswerable(m *modelstore.Model) error {
-	if m.Config.RemoteHost != "" && m.Config.RemoteModel != "" {
-		return newError(http.StatusForbidden, "ollama cloud is disabled: remote model is unavailable")
-	}
-	return nil
-}
-
 // checkExtras refuses what is not served yet, so that it is not left out silently.
 func checkExtras(format json.RawMessage, logprobs bool) error {
 	switch f := string(format); {

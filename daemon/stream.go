@@ -147,7 +147,7 @@ func (l *lines) write(v any) error {
 	}
 	w := l.c.Writer
 	if !w.Written() {
-		l.c.Header("Content-Type", "application/x-ndjson")
+		l.c.Header("Content-Type", typeLines)
 	}
 	if _, err := w.Write(l.buf.Bytes()); err != nil {
 		return err
@@ -156,21 +156,12 @@ func (l *lines) write(v any) error {
 	return nil
 }
 
-// fail tells the client with the status while that is possible, then with a last
-// line. Nothing reaches a client that has gone.
+// fail gives the status while that is possible, then a last line. Nothing reaches a
+// client that has gone.
 func (l *lines) fail(err error) {
-	if !l.c.Writer.Written() {
-		l.c.Header("Content-Type", "application/json")
-		l.d.fail(l.c, err)
-		return
+	if l.c.Request.Context().Err() == nil || !l.c.Writer.Written() {
+		l.d.failAnywhere(l.c, err)
 	}
-	if l.c.Request.Context().Err() != nil {
-		return
-	}
-	_, text := answer(err)
-	l.d.log.Error("answer failed", "path", l.c.Request.URL.Path, "error", err)
-	// The connection may be what failed; there is nobody left to tell then.
-	_ = l.write(gin.H{"error": text})
 }
 
 // whole gathers an answer and sends it at the end.
