@@ -32,16 +32,20 @@ func (s *Store) Copy(src, dst Name) error {
 	if dst, err = s.resolve(root, dst); err != nil {
 		return s.readError(err)
 	}
-	// The file is copied, not the manifest: the copy has the same digest.
-	if _, err := regular(root, modelPath(src)); err != nil {
-		return notFound(src, err)
-	}
-	raw, err := root.ReadFile(modelPath(src))
+	r, err := s.record(root, src)
 	if err != nil {
-		return notFound(src, err)
+		return err
+	}
+	if r.err != nil {
+		return r.err
 	}
 	if src == dst {
 		return nil
+	}
+	// The file is copied, not what was read of it: the copy has the same digest.
+	raw, err := root.ReadFile(modelPath(src))
+	if err != nil {
+		return notFound(src, err)
 	}
 	return s.replaceManifest(root, dst, raw, &hold{store: s})
 }

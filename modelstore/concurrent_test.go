@@ -44,10 +44,7 @@ func TestManyGoroutinesMayUseAStore(t *testing.T) {
 		do("delete", func(int) error { return s.Delete(n) })
 		do("get", func(int) error {
 			m, err := s.Get(n)
-			var missing *MissingBlobError
-			if errors.As(err, &missing) {
-				return nil // deleted or replaced while it was read
-			} else if err != nil {
+			if err != nil {
 				return err
 			}
 			m.Modelfile()

@@ -228,9 +228,9 @@ func uploadError(err error) error {
 
 // usable refuses files that no engine could load.
 func usable(h *header) error {
-	switch parts, _ := (&gguf.Header{Pairs: h.pairs}).Uint("split.count"); {
-	case parts > 1:
-		return badRequestf("the GGUF file is one of %d parts: merge them into one file with llama.cpp's llama-gguf-split --merge first", parts)
+	switch {
+	case h.parts > 1:
+		return badRequestf("the GGUF file is one of %d parts: merge them into one file with llama.cpp's llama-gguf-split --merge first", h.parts)
 	case h.info.Architecture == "":
 		return badRequestf("the GGUF file names no architecture (general.architecture): it holds no model that can be run")
 	case len(h.info.Tensors) == 0:

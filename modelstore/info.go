@@ -37,6 +37,7 @@ type header struct {
 	mu    sync.Mutex
 	info  *Info // nil until it was read
 	pairs map[string]any
+	parts uint64 // of a split model; 0 when it is not split
 }
 
 // Info reads the header of the model's GGUF file, once per blob. The error is
@@ -152,7 +153,7 @@ func (s *Store) header(n Name, d Digest) (*header, error) {
 			s.forgetHeader(d)
 			return nil, err
 		}
-		h.info, h.pairs = read.info, read.pairs
+		h.info, h.pairs, h.parts = read.info, read.pairs, read.parts
 	}
 	return h, nil
 }
@@ -209,5 +210,6 @@ func newHeader(g *gguf.Header) *header {
 		i.Tensors = append(i.Tensors, Tensor{Name: t.Name, Type: t.Type(), Shape: t.Shape})
 	}
 	g.Pairs["general.parameter_count"] = i.ParameterCount
-	return &header{info: i, pairs: g.Pairs}
+	parts, _ := g.Uint("split.count")
+	return &header{info: i, pairs: g.Pairs, parts: parts}
 }

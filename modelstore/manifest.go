@@ -142,7 +142,10 @@ func (s *Store) readRecord(root *os.Root, n Name, old *record) (*record, error) 
 	}
 	r := &record{name: n, file: info, settled: s.now().Sub(info.ModTime()) > settle, lazy: &lazy{}}
 	raw, err := readAll(f, maxManifest)
-	if err != nil {
+	if errors.Is(err, errTooLarge) {
+		r.err = &CorruptManifestError{Name: n, Err: err}
+		return r, nil
+	} else if err != nil {
 		return nil, err
 	}
 	r.digest = digestOf(raw)
@@ -163,10 +166,13 @@ func notFound(n Name, err error) error {
 	return fmt.Errorf("reading the manifest of model '%s': %w", n.DisplayShortest(), err)
 }
 
+var errTooLarge = errors.New("the file is too large")
+
+// readAll reads a file that has at most that many bytes.
 func readAll(r io.Reader, most int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err == nil && int64(len(b)) > most {
-		err = fmt.Errorf("the file is larger than %d MiB", most>>20)
+		return nil, fmt.Errorf("%w: the most is %d MiB", errTooLarge, most>>20)
 	}
 	return b, err
 }

@@ -38,8 +38,8 @@ type Model struct {
 	projectors []Digest
 }
 
-// maxText bounds what is read as a text blob: system text, license, messages,
-// parameters.
+// maxText bounds what is read as a text blob: config, system text, license,
+// messages, parameters.
 const maxText = 64 << 20
 
 // Get returns a model. The errors are *InvalidNameError, *NotFoundError,
@@ -60,7 +60,32 @@ func (s *Store) Get(n Name) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.model(r)
+	var m *Model
+	err = s.readLatest(root, r, func(r *record) (err error) {
+		m, err = s.model(r)
+		return err
+	})
+	return m, err
+}
+
+// readLatest reads blobs of a model. When one is missing because the model was
+// replaced in the meantime, it reads those of its successor.
+func (s *Store) readLatest(root *os.Root, r *record, read func(*record) error) error {
+	for {
+		err := read(r)
+		var missing *MissingBlobError
+		if !errors.As(err, &missing) {
+			return err
+		}
+		now, e := s.record(root, r.name)
+		if e != nil {
+			return e
+		}
+		if now.digest == r.digest {
+			return err
+		}
+		r = now
+	}
 }
 
 // find returns the record of the name, whatever its case.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"log/slog"
 	"os"
 	"regexp"
 	"strings"
@@ -132,8 +131,8 @@ func (s *Store) sweep() (pruned Pruned, err error) {
 	return pruned, errors.Join(err, e)
 }
 
-// eachFile visits the regular files right in the folder. One that can't be looked
-// at is passed over, one that can't be removed ends the visit.
+// eachFile visits the regular files right in the folder. That one of them went away
+// is no error.
 func eachFile(f folder, visit func(root *os.Root, info fs.FileInfo) error) error {
 	root, err := f.open()
 	if isNotExist(err) {
@@ -142,7 +141,7 @@ func eachFile(f folder, visit func(root *os.Root, info fs.FileInfo) error) error
 		return err
 	}
 	defer root.Close()
-	entries, err := fs.ReadDir(root.FS(), ".")
+	entries, err := readDir(root, ".")
 	if err != nil {
 		return err
 	}
@@ -150,12 +149,11 @@ func eachFile(f folder, visit func(root *os.Root, info fs.FileInfo) error) error
 		if !e.Type().IsRegular() {
 			continue
 		}
-		info, err := root.Lstat(e.Name())
-		if err != nil {
-			slog.Debug("a file went away", "name", e.Name(), "error", err)
-			continue
+		info, err := e.Info()
+		if err == nil {
+			err = visit(root, info)
 		}
-		if err := visit(root, info); err != nil && !isNotExist(err) {
+		if err != nil && !isNotExist(err) {
 			return err
 		}
 	}

@@ -110,8 +110,11 @@ func (s *Store) Dir() string { return s.dir }
 // Writable tries whether the store can be written now. The error says why not and
 // what to do about it, and matches ErrReadOnly.
 func (s *Store) Writable() error {
-	for f, prefix := range map[*folder]string{&s.manifests: manifestTemp, &s.blobs: blobTemp} {
-		t, err := f.newTemp(prefix)
+	for _, f := range []struct {
+		folder folder
+		prefix string
+	}{{s.manifests, manifestTemp}, {s.blobs, blobTemp}} {
+		t, err := f.folder.newTemp(f.prefix)
 		if err == nil {
 			t.discard()
 		} else if err = s.writeError("", err); errors.Is(err, ErrReadOnly) {
@@ -166,14 +169,18 @@ func (s *Store) List() ([]Entry, error) {
 	}
 	list := make([]Entry, 0, len(records))
 	for _, r := range records {
-		config, err := s.config(r)
-		if err != nil {
-			r.lazy.warn(r.name, err)
-			continue
-		}
-		list = append(list, Entry{
-			Name: r.name, Digest: r.digest, Size: r.size(), ModifiedAt: r.file.ModTime(), Config: config,
+		err := s.readLatest(root, r, func(r *record) error {
+			config, err := s.config(r)
+			if err == nil {
+				list = append(list, Entry{
+					Name: r.name, Digest: r.digest, Size: r.size(), ModifiedAt: r.file.ModTime(), Config: config,
+				})
+			}
+			return err
 		})
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			r.lazy.warn(r.name, err)
+		}
 	}
 	slices.SortStableFunc(list, func(a, b Entry) int {
 		return cmp.Or(
@@ -206,9 +213,6 @@ func (l *lazy) warn(n Name, err error) {
 	}
 }
 
-// maxConfig bounds what is read as a config blob.
-const maxConfig = 4 << 20
-
 // config returns the model's config; the zero config when its manifest has none.
 func (s *Store) config(r *record) (model.ConfigV2, error) {
 	if r.err != nil {
@@ -220,7 +224,7 @@ func (s *Store) config(r *record) (model.ConfigV2, error) {
 	r.lazy.mu.Lock()
 	defer r.lazy.mu.Unlock()
 	if r.lazy.config == nil {
-		raw, err := s.readBlob(r.name, r.Config.Digest, maxConfig)
+		raw, err := s.readBlob(r.name, r.Config.Digest, maxText)
 		if err != nil {
 			return model.ConfigV2{}, err
 		}

@@ -90,6 +90,12 @@ func TestListLeavesOutBrokenModelsAndWarnsOnce(t *testing.T) {
 			t.Errorf("%s: got %v", n, err)
 		}
 	}
+	if err := s.Delete(name(t, "archive")); err != nil {
+		t.Errorf("a manifest that is too large can't be deleted: %v", err)
+	}
+	if err := s.Copy(name(t, "cut"), name(t, "copy")); err == nil {
+		t.Error("a broken manifest is copied")
+	}
 	if _, err := s.Get(name(t, "good:link")); err == nil {
 		t.Error("a link that leads outside is followed")
 	}
