@@ -74,11 +74,11 @@ choose_flags() {
 	flags=(
 		-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF
 		-DGGML_NATIVE=ON -DGGML_OPENMP=OFF -DGGML_CCACHE=OFF -DGGML_CUDA_NCCL=OFF
-		-DLLAMA_BUILD_{COMMON,TOOLS,TESTS,EXAMPLES,SERVER,APP}=OFF
+		"-DLLAMA_BUILD_"{COMMON,TOOLS,TESTS,EXAMPLES,SERVER,APP}"=OFF"
 	)
 	case $backend in
 	cpu) flags+=(-DGGML_METAL=OFF -DGGML_BLAS=OFF) ;;
-	cuda | vulkan | hip | metal) flags+=("-DGGML_${backend^^}=ON") ;;
+	cuda | vulkan | hip | metal) flags+=("-DGGML_$(tr '[:lower:]' '[:upper:]' <<<"$backend")=ON") ;;
 	*) die "CLLM_BACKEND is '$backend'; it can be cpu, cuda, vulkan, hip or metal" ;;
 	esac
 	local more
@@ -101,8 +101,9 @@ source_tree() {
 	if [[ -z ${LLAMA_SRC:-} ]]; then
 		echo "$tree"
 	else
-		git -C "$LLAMA_SRC" rev-parse --verify --quiet 'HEAD^{tree}' ||
+		git -C "$LLAMA_SRC" cat-file -e HEAD:include/llama.h 2>/dev/null ||
 			die "LLAMA_SRC=$LLAMA_SRC is not a git checkout of llama.cpp"
+		git -C "$LLAMA_SRC" rev-parse 'HEAD^{tree}'
 	fi
 }
 
@@ -128,7 +129,6 @@ fetch() {
 	local got=$tmp/source.git
 	if [[ -n ${LLAMA_SRC:-} ]]; then
 		run git clone --quiet --bare "$LLAMA_SRC" "$got" || die "cannot clone LLAMA_SRC=$LLAMA_SRC (see above)"
-		git -C "$got" update-ref HEAD "$(git -C "$LLAMA_SRC" rev-parse HEAD)"
 		[[ $source_id == "$tree" ]] || say "LLAMA_SRC is not $version (tree $source_id); going on with it as it is"
 	elif ! fetch_package "$got" && ! fetch_upstream "$got"; then
 		die "$version could not be fetched (see above). Check the network, or set LLAMA_SRC to a git checkout of $upstream at $version"
@@ -175,8 +175,7 @@ check_tree() {
 }
 
 checkout() {
-	run git clone --quiet --shared --no-checkout "$cache/src/$source_id" "$tmp/llama.cpp" &&
-		run git -C "$tmp/llama.cpp" -c advice.detachedHead=false checkout --quiet HEAD ||
+	run git -c advice.detachedHead=false clone --quiet --shared "$cache/src/$source_id" "$tmp/llama.cpp" ||
 		die "cannot check out the source in $cache/src/$source_id; remove that folder and try again"
 	local patch
 	for patch in "$here"/patches/*.patch; do
@@ -199,6 +198,9 @@ compile() {
 	fi
 }
 
+# bounded CMD...: for at most two minutes, where the system can do that.
+bounded() { if command -v timeout >/dev/null; then timeout -k 5 120 "$@"; else "$@"; fi; }
+
 # selftest NAME: a real decode in a process of its own; its end is our verdict.
 selftest() {
 	if [[ ${CLLM_SELFTEST_FAIL:-} == 1 && $1 == build ]]; then
@@ -206,7 +208,7 @@ selftest() {
 		return 1
 	fi
 	local status=0
-	timeout -k 5 120 "$tmp/$1/selftest" decode >>"$log" 2>&1 </dev/null || status=$?
+	bounded "$tmp/$1/selftest" decode >>"$log" 2>&1 </dev/null || status=$?
 	[[ $status == 0 ]] && return
 	tail -n 3 "$log" >&2
 	case $status in
@@ -220,7 +222,7 @@ selftest() {
 install() {
 	local out=$tmp/out libs
 	run cmake --install "$tmp/$1" --prefix "$out" || die "cannot install into $out (see above)"
-	rm -rf "$out/lib/cmake" "$out/lib/pkgconfig" "$out/bin"
+	rm -rf "${out:?}"/{bin,lib/cmake,lib/pkgconfig}
 	mkdir -p "$out/models" "$out/lib/pkgconfig"
 	cp "$tmp"/llama.cpp/models/ggml-vocab-* "$out/models/"
 	cp "$tmp/llama.cpp/LICENSE" "$out/LICENSE.llama.cpp"
@@ -252,12 +254,15 @@ link_flags() {
 }
 
 build() {
-	need git cmake ninja pkg-config tar timeout
+	need git cmake ninja pkg-config tar
 	mkdir -p "$cache/llama" || die "the cache $cache cannot be written; set CLLM_CACHE to a folder that can"
 	if command -v flock >/dev/null; then
 		exec 9>"$cache/llama/lock"
 		flock -n 9 || { say "waiting for another build" && flock 9; }
-		[[ -f $prefix/llama.built ]] && return
+		if [[ -f $prefix/llama.built ]]; then
+			exec 9>&-
+			return
+		fi
 		rm -rf "$cache"/llama/tmp.* # of builds that were killed: none is running now
 	fi
 	tmp=$(mktemp -d "$cache/llama/tmp.XXXXXX")
@@ -270,61 +275,71 @@ build() {
 	local made=build note=
 	compile build
 	if ! selftest build; then
+		local remedy="the log is $log. Try another compiler with CLLM_CC and CLLM_CXX"
+		[[ $(uname -m) == x86_64 ]] || die "this build cannot decode; $remedy"
 		say "building again without AMX, the matrix unit of newer CPUs"
 		made=build-noamx note="built without AMX, because the self-test failed with it"
-		compile $made -DCMAKE_C_FLAGS="$noamx" -DCMAKE_CXX_FLAGS="$noamx"
-		selftest $made || die "the self-test fails without AMX too; the log is $log. Try another compiler with CLLM_CC and CLLM_CXX"
+		compile $made -DNO_AMX=ON
+		selftest $made || die "the self-test fails without AMX too; $remedy"
 	fi
 	install $made
 	printf '%s' "$note" >"$tmp/out/llama.built"
-	# Another build without flock may have been first.
-	mv -T "$tmp/out" "$prefix" 2>/dev/null || [[ -f $prefix/llama.built ]] || mv "$tmp/out" "$prefix"
+	# The rename is the last step, so a prefix that exists is whole.
+	[[ -f $prefix/llama.built ]] || mv "$tmp/out" "$prefix"
 	say "built and tested by a real decode: $prefix"
+	rm -rf "$tmp"
+	trap - EXIT
+	exec 9>&- # or CMD would hold the lock
 }
-
-# With -march=native only these switch AMX off; GGML_AMX_* count for other builds.
-readonly noamx='-mno-amx-tile -mno-amx-int8 -mno-amx-bf16'
 
 # test_installed compiles the self-test against the prefix, as cgo does, and runs
 # all of it: the decodes, and what the patches promise of the KV cache.
 test_installed() {
-	local dir
-	dir=$(mktemp -d)
-	trap 'rm -rf "$dir"' EXIT
+	tmp=$(mktemp -d)
+	trap 'rm -rf "$tmp"' EXIT
 	# shellcheck disable=SC2046 # flags are words
-	"$cxx" -std=c++17 -O1 -Wall -Wextra -Werror "$here"/selftest/*.cpp -o "$dir/selftest" \
+	"$cxx" -std=c++17 -O1 -Wall -Wextra -Werror "$here"/selftest/*.cpp -o "$tmp/selftest" \
 		$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --cflags --libs llama) >&2
-	"$dir/selftest" decode
-	[[ $(uname -s) != Linux ]] || "$dir/selftest" kvcache
+	"$tmp/selftest" decode
+	[[ $(uname -s) != Linux ]] || "$tmp/selftest" kvcache
 }
 
-what=${1:-}
-case $what in
-'' | --env | --exec | --test | --where | --source) ;;
-*) die "usage: build-llama.sh [--env | --exec CMD... | --test | --where | --source]" ;;
-esac
-source_id=$(source_tree)
-if [[ $what == --source ]]; then
-	echo "$cache/src/$source_id"
-	exit
-fi
-choose_compiler
-choose_flags
-key=$(make_key)
-readonly prefix=$cache/llama/$key
+main() {
+	local what=${1:-}
+	case $what in
+	'' | --env | --exec | --test | --where | --source) ;;
+	*) die "usage: build-llama.sh [--env | --exec CMD... | --test | --where | --source]" ;;
+	esac
+	source_id=$(source_tree)
+	if [[ $what == --source ]]; then
+		echo "$cache/src/$source_id"
+		return
+	fi
+	choose_compiler
+	choose_flags
+	key=$(make_key)
+	prefix=$cache/llama/$key
+	if [[ $what == --where ]]; then
+		echo "$prefix"
+		return
+	fi
 
-if [[ $what != --where && ! -f $prefix/llama.built ]]; then
-	build
-fi
-if [[ $what != --where && -s $prefix/llama.built ]]; then
-	say "$(<"$prefix/llama.built")"
-fi
-# The path holds the key, so a change of the archives changes the flags and Go
-# builds anew; its cache does not look into archives.
-cgo_env=(CC="$cc" CXX="$cxx" CGO_CFLAGS="-O3 -g" CGO_CXXFLAGS="-O3 -g" PKG_CONFIG_PATH="$prefix/lib/pkgconfig")
-case $what in
---env) printf 'export'; printf ' %q' "${cgo_env[@]}"; echo ;;
---exec) exec env "${cgo_env[@]}" "${@:2}" ;;
---test) test_installed ;;
-*) echo "$prefix" ;;
-esac
+	[[ -f $prefix/llama.built ]] || build
+	[[ ! -s $prefix/llama.built ]] || say "$(<"$prefix/llama.built")"
+	# The path holds the key, so a change of the archives changes the flags and
+	# Go builds anew; its cache does not look into archives.
+	local cgo_env=(CC="$cc" CXX="$cxx" CGO_CFLAGS="-O3 -g" CGO_CXXFLAGS="-O3 -g" PKG_CONFIG_PATH="$prefix/lib/pkgconfig")
+	case $what in
+	--env)
+		printf 'export'
+		printf ' %q' "${cgo_env[@]}"
+		echo
+		;;
+	--exec) exec env "${cgo_env[@]}" "${@:2}" ;;
+	--test) test_installed ;;
+	*) echo "$prefix" ;;
+	esac
+}
+
+# One line, read whole before it runs: the file may change during a long build.
+main "$@"; exit

@@ -2,7 +2,7 @@
 # The quick look before a commit. Everything is looked at, then it fails if
 # anything was found.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 cgo=(scripts/build-llama.sh --exec)
@@ -22,7 +22,8 @@ look() {
 
 formatted() {
 	local files
-	files=$(gofmt -l .) && [[ -z $files ]] || {
+	files=$(gofmt -l .) || return 1
+	[[ -z $files ]] || {
 		printf 'gofmt -w would change:\n%s\n' "$files"
 		return 1
 	}
@@ -38,7 +39,7 @@ look 'bash -n' shell_syntax
 look sizes go run ./scripts/sizes
 look vet "${cgo[@]}" go vet ./...
 look staticcheck "${cgo[@]}" go run "$staticcheck" ./...
-look 'go test' "${cgo[@]}" go test ./...
+look 'go test' "${cgo[@]}" go test -timeout=2m ./...
 
 if ((${#failed[@]})); then
 	printf 'check: failed: %s\n' "${failed[*]}" >&2

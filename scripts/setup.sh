@@ -76,7 +76,7 @@ apt() {
 }
 
 check_go
-mapfile -t packages < <(missing)
+read -ra packages <<<"$(missing | tr '\n' ' ')"
 if ((${#packages[@]})); then
 	have apt-get || die "please install ${packages[*]} (any clang from 16 on), then try again; this system has no apt"
 	install_packages "${packages[@]}" ||

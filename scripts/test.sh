@@ -14,8 +14,8 @@ scripts/build-llama.sh --test
 
 # The test binaries and what they link.
 tests=$(scripts/build-llama.sh --exec go list -test -f '{{if .ForTest}}{{else if eq .Name "main"}}{{.ImportPath}} {{join .Deps " "}}{{end}}' ./... | grep -E '^[^ ]+\.test ')
-mapfile -t with_cxx < <(awk '/ cllm\/llm\/llama( |$)/ {sub(/\.test$/, "", $1); print $1}' <<<"$tests")
-mapfile -t pure < <(awk '!/ cllm\/llm\/llama( |$)/ {sub(/\.test$/, "", $1); print $1}' <<<"$tests")
+read -ra with_cxx <<<"$(awk '/ cllm\/llm\/llama( |$)/ {sub(/\.test$/, "", $1); printf "%s ", $1}' <<<"$tests")"
+read -ra pure <<<"$(awk '!/ cllm\/llm\/llama( |$)/ {sub(/\.test$/, "", $1); printf "%s ", $1}' <<<"$tests")"
 ((${#pure[@]})) || {
 	echo 'test.sh: no package without C++ was found; the rule that finds them is wrong' >&2
 	exit 1
