@@ -210,6 +210,11 @@ func TestPruneRemovesNothingWhileAManifestCannotBeRead(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
+		"dangling folder": func(t *testing.T, lib string) {
+			if err := os.Symlink("nowhere", filepath.Join(lib, "y")); err != nil {
+				t.Fatal(err)
+			}
+		},
 		"no folder": func(t *testing.T, lib string) {
 			if err := os.RemoveAll(filepath.Join(lib, "../..")); err != nil {
 				t.Fatal(err)

@@ -249,3 +249,54 @@ func TestLinksOfTheOwnersMakingAreFollowedAndOthersAreNot(t *testing.T) {
 		t.Errorf("Prune: %v", err)
 	}
 }
+
+// Two versions of one size, written into one file within one tick of its clock, look
+// the same from outside.
+func TestARewriteThatTheFileTimeDoesNotShowIsSeen(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	path := filepath.Join(s.dir, library, "x", "latest")
+	tick := time.Now().Add(-settle / 2)
+	var last Digest
+	for _, text := range []string{`{"schemaVersion":1}`, `{"schemaVersion":2}`} {
+		writeFile(t, path, text)
+		if err := os.Chtimes(path, tick, tick); err != nil {
+			t.Fatal(err)
+		}
+		list, err := s.List()
+		if err != nil || len(list) != 1 || list[0].Digest == last {
+			t.Fatalf("%s is not seen: %v, %v", text, list, err)
+		}
+		last = list[0].Digest
+	}
+}
+
+func TestAModelThatIsReplacedWhileItIsReadIsReadAnew(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	createSmall(t, s, "x", 8)
+	n := name(t, "x")
+	create(t, s, CreateRequest{Name: n, From: "x", System: "first"})
+	root, err := s.manifests.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	before, err := s.record(root, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	create(t, s, CreateRequest{Name: n, From: "x", System: "second"})
+	var m *Model
+	read := func(r *record) (err error) {
+		m, err = s.model(r)
+		return err
+	}
+	if err := s.readLatest(root, before, read); err != nil || m.System != "second" {
+		t.Errorf("got %+v, %v", m, err)
+	}
+	if err := s.Delete(n); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.readLatest(root, before, read); !errors.Is(err, ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+}
