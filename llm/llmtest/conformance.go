@@ -184,7 +184,9 @@ func testInvalid(d *driver) {
 	l := d.e.Limits()
 	prompt := d.prompt(1, 6)
 	d.decode(d.rows(0, prompt))
-	row := func(pos llm.Pos, seq llm.SeqID) llm.Row { return llm.Row{Token: prompt[0], Pos: pos, Seq: seq, Logits: true} }
+	row := func(pos llm.Pos, seq llm.SeqID) llm.Row {
+		return llm.Row{Token: prompt[0], Pos: pos, Seq: seq, Logits: true}
+	}
 	var many []llm.Row
 	for i := range l.Batch + 1 {
 		many = append(many, llm.Row{Token: prompt[0], Pos: llm.Pos(i / l.Sequences), Seq: llm.SeqID(i % l.Sequences)})

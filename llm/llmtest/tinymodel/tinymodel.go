@@ -9,12 +9,14 @@
 package tinymodel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/ollama/ollama/fs/ggml"
 )
@@ -51,7 +53,27 @@ var Tiny = Shape{
 // WriteRandom writes a random model to path, in GGUF. The file appears under its
 // name when it is complete.
 func WriteRandom(path string, s Shape, seed uint64) error {
-	return write(path, s.metadata(), s.tensors(seed))
+	return WriteRandomContext(context.Background(), path, s, seed, nil)
+}
+
+// WriteRandomContext is WriteRandom for large models: it ends when ctx is done
+// and tells its progress, 0 to 1, from several goroutines. progress may be nil.
+func WriteRandomContext(ctx context.Context, path string, s Shape, seed uint64, progress func(float32)) error {
+	tensors := s.tensors(seed)
+	all := s.Parameters()
+	var done atomic.Int64
+	step := func(n int) error {
+		if now := done.Add(int64(n)); progress != nil {
+			progress(float32(now) / float32(all))
+		}
+		return ctx.Err()
+	}
+	for _, t := range tensors {
+		w := t.WriterTo.(weights)
+		w.step = step
+		t.WriterTo = w
+	}
+	return write(path, s.metadata(), tensors)
 }
 
 func write(path string, kv ggml.KV, tensors []*ggml.Tensor) error {

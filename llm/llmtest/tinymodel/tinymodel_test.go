@@ -2,8 +2,11 @@ package tinymodel
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/ollama/ollama/fs/ggml"
@@ -70,6 +73,26 @@ func TestNothingIsLeftWhereNothingCanBeWritten(t *testing.T) {
 		t.Error("a model in the place of a folder")
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "taken.*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestWritingTellsItsProgressAndEndsWhenCancelled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "model.gguf")
+	ctx, cancel := context.WithCancel(t.Context())
+	var last atomic.Value
+	if err := WriteRandomContext(ctx, path, Tiny, 1, func(p float32) { last.Store(p) }); err != nil {
+		t.Fatal(err)
+	}
+	if last.Load() == nil || last.Load().(float32) <= 0 {
+		t.Errorf("last progress %v", last.Load())
+	}
+	os.Remove(path)
+	cancel()
+	if err := WriteRandomContext(ctx, path, Tiny, 1, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if left, _ := os.ReadDir(filepath.Dir(path)); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }

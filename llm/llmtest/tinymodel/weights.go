@@ -18,10 +18,11 @@ type weights struct {
 	seed   uint64
 	count  int
 	mean   float64
-	spread float64 // standard deviation; 0: all are the mean
-	half   bool    // 16 bits each instead of 32
-	width  int     // of a row, where quiet is given
-	quiet  []bool  // the rows that are scaled down
+	spread float64           // standard deviation; 0: all are the mean
+	half   bool              // 16 bits each instead of 32
+	width  int               // of a row, where quiet is given
+	quiet  []bool            // the rows that are scaled down
+	step   func(n int) error // told of every n weights written; may stop the work
 }
 
 // WriteTo writes the tensor in GGUF's byte order.
@@ -32,7 +33,13 @@ func (t weights) WriteTo(w io.Writer) (int64, error) {
 	out := bufio.NewWriterSize(w, 1<<20)
 	var n int64
 	var b [4]byte
+	const stride = 1 << 18
 	for i := range t.count {
+		if i%stride == 0 && t.step != nil {
+			if err := t.step(min(stride, t.count-i)); err != nil {
+				return n, err
+			}
+		}
 		x := t.mean
 		if t.spread != 0 {
 			x += t.spread * rng.NormFloat64()

@@ -1,0 +1,86 @@
+//go:build cgo
+
+package llama
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"cllm/llm"
+)
+
+// benchModel is the model named by CLLM_BENCH_MODEL, or the tiny one.
+func benchModel(b *testing.B) *Model {
+	path := os.Getenv("CLLM_BENCH_MODEL")
+	if path == "" {
+		path = tinyPath
+	}
+	return load(b, path, ModelOptions{})
+}
+
+// BenchmarkDecode is what the engine alone does: decode one token of each
+// sequence, sample it with Ollama's default options, again. No HTTP, no scheduler.
+func BenchmarkDecode(b *testing.B) {
+	m := benchModel(b)
+	for _, poll := range []int{0, 50} {
+		for _, n := range []int{1, 8, 16, 24, 32, 64} {
+			b.Run(fmt.Sprintf("poll=%d,sequences=%d", poll, n), func(b *testing.B) {
+				c := open(b, m, ContextOptions{Sequences: n, ContextPerSequence: 512, Poll: poll})
+				defer c.Close()
+				prompt := m.Vocab().Tokenize("The quick brown fox jumps over the lazy dog and", false)
+				picks := make([]llm.Pick, n)
+				next := make([]llm.Row, n)
+				for seq := range n {
+					rows := rowsOf(c, llm.SeqID(seq), prompt)
+					if err := c.Decode(rows); err != nil {
+						b.Fatal(err)
+					}
+					next[seq] = llm.Row{Token: prompt[seq%len(prompt)], Seq: llm.SeqID(seq), Logits: true}
+					picks[seq] = llm.Pick{Row: seq, Sampler: llm.NewSampler(llm.SamplingParams{
+						Temperature: 0.8, TopK: 40, TopP: 0.9, TypicalP: 1, RepeatPenalty: 1, Seed: int64(seq)}, nil, nil)}
+				}
+				for b.Loop() {
+					for seq := range next {
+						if c.Held(llm.SeqID(seq)) > 200 {
+							if err := c.Truncate(llm.SeqID(seq), llm.Pos(len(prompt))); err != nil {
+								b.Fatal(err)
+							}
+						}
+						next[seq].Pos = c.Held(llm.SeqID(seq))
+					}
+					if err := c.Decode(next); err != nil {
+						b.Fatal(err)
+					}
+					c.Sample(picks)
+					for seq := range picks {
+						if picks[seq].Err != nil {
+							b.Fatal(picks[seq].Err)
+						}
+						next[seq].Token = picks[seq].Token
+					}
+				}
+				b.ReportMetric(float64(b.N*n)/b.Elapsed().Seconds(), "tokens/s")
+			})
+		}
+	}
+}
+
+// BenchmarkPrefill decodes a prompt of 512 tokens.
+func BenchmarkPrefill(b *testing.B) {
+	m := benchModel(b)
+	c := open(b, m, ContextOptions{ContextPerSequence: 1024})
+	rows := make([]llm.Row, 512)
+	for i := range rows {
+		rows[i] = llm.Row{Token: llm.Token(i % 256), Pos: llm.Pos(i), Logits: i == 511}
+	}
+	for b.Loop() {
+		if err := c.Decode(rows); err != nil {
+			b.Fatal(err)
+		}
+		if err := c.Truncate(0, 0); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N*len(rows))/b.Elapsed().Seconds(), "tokens/s")
+}
