@@ -101,7 +101,7 @@ func (t *turn) pass(e scheduler.Event, text func() string, to sink) error {
 }
 
 // engineError gives the errors of an engine the beginning by which clients know
-// them. Those that answer has a text for stay what they are.
+// them. Errors that have a status or a text of their own keep it.
 func engineError(err error) error {
 	if status, text := answer(err); status != http.StatusInternalServerError || text != err.Error() {
 		return err

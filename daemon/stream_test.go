@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
-	"github.com/ollama/ollama/api"
 
 	"cllm/daemon/prompt"
 	"cllm/llm"
@@ -119,6 +118,18 @@ func TestABrokenCallEndsTheAnswerAndFreesTheSlot(t *testing.T) {
 		t.Errorf("%d %s", r.status, r.body)
 	}
 	a.idle()
+	if s := a.resident.list()[0].stats; s.CancelledByUser != 2 {
+		t.Errorf("%d of 2 answers were cancelled", s.CancelledByUser)
+	}
+}
+
+func TestDurationsAreNeverZero(t *testing.T) {
+	m := (&turn{start: time.Now()}).metrics(&scheduler.Done{})
+	for _, d := range []time.Duration{m.TotalDuration, m.LoadDuration, m.PromptEvalDuration, m.EvalDuration} {
+		if d < 1 {
+			t.Errorf("%+v", m)
+		}
+	}
 }
 
 func TestAClientThatLeavesFreesItsSlot(t *testing.T) {
@@ -265,20 +276,6 @@ type brokenPipe struct{ http.ResponseWriter }
 
 func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
-// discard is a client that reads everything at once.
-type discard struct {
-	header http.Header
-	bytes  int
-}
-
-func (d *discard) Header() http.Header { return d.header }
-func (d *discard) WriteHeader(int)     {}
-func (d *discard) Flush()              {}
-func (d *discard) Write(p []byte) (int, error) {
-	d.bytes += len(p)
-	return len(p), nil
-}
-
 // answering is what a chat answer is sent with.
 func answering(tb testing.TB, w http.ResponseWriter, style prompt.Style, talk prompt.Conversation) (*lines, *turn) {
 	tb.Helper()
@@ -300,34 +297,5 @@ func TestAnAnswerThatCantBeWrittenIsGivenUp(t *testing.T) {
 	to, turn := answering(t, brokenPipe{httptest.NewRecorder()}, prompt.Style{Template: parsed}, prompt.Conversation{})
 	if err := turn.pass(scheduler.Event{Text: "a"}, func() string { return "" }, to); err == nil {
 		t.Error("no error")
-	}
-}
-
-// BenchmarkStreamedToken is the way of one token from the scheduler's stream to
-// the response writer, without the socket.
-func BenchmarkStreamedToken(b *testing.B) {
-	thinker, err := prompt.Parse(thinkerTemplate(b))
-	if err != nil {
-		b.Fatal(err)
-	}
-	think := &api.ThinkValue{Value: true}
-	for name, talk := range map[string]prompt.Conversation{
-		"text":     {},
-		"thinking": {Think: think},
-		"tools":    {Think: think, Tools: make([]api.Tool, 1)},
-	} {
-		b.Run(name, func(b *testing.B) {
-			w := &discard{header: make(http.Header)}
-			to, t := answering(b, w, prompt.Style{Template: thinker}, talk)
-			b.ReportAllocs()
-			for b.Loop() {
-				if err := t.pass(scheduler.Event{Text: " token"}, nil, to); err != nil {
-					b.Fatal(err)
-				}
-			}
-			if w.bytes == 0 {
-				b.Fatal("nothing was written")
-			}
-		})
 	}
 }
