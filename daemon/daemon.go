@@ -43,7 +43,7 @@ func New(o Options) (*Daemon, error) {
 		storeOptions = append(storeOptions, modelstore.KeepUnused())
 	}
 	if d.store, err = modelstore.Open(opts.Models, storeOptions...); err != nil {
-		return nil, fmt.Errorf("the model folder can't be used, check OLLAMA_MODELS: %w", err)
+		return nil, err
 	}
 	if err := d.store.Writable(); err != nil {
 		d.log.Warn("models can be run, but not created, copied or deleted", "error", err)

@@ -91,11 +91,11 @@ func answer(err error) (status int, text string) {
 // byte of the answer.
 func (d *Daemon) fail(c *gin.Context, err error) {
 	status, text := answer(err)
-	if status >= http.StatusInternalServerError {
-		d.log.Error("request failed", "method", c.Request.Method, "path", c.Request.URL.Path, "status", status, "error", err)
-	}
-	if status == http.StatusServiceUnavailable {
+	switch {
+	case status == http.StatusServiceUnavailable: // overload is told to the client, the log has the request
 		c.Header("Retry-After", retryAfter)
+	case status >= http.StatusInternalServerError:
+		d.log.Error("request failed", "method", c.Request.Method, "path", c.Request.URL.Path, "status", status, "error", err)
 	}
 	c.AbortWithStatusJSON(status, gin.H{"error": text})
 }

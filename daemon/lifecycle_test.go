@@ -220,7 +220,7 @@ func TestBadOptionsAreRefused(t *testing.T) {
 		"OLLAMA_ORIGINS: bad origin":      func(o *Options) { o.Origins = []string{"nonsense"} },
 		"more than one *":                 func(o *Options) { o.Origins = []string{"http://*.*"} },
 		"missing closing":                 func(o *Options) { o.Origins = []string{"/http://(/"} },
-		"check OLLAMA_MODELS":             func(o *Options) { o.Models = "/dev/null/models" },
+		"set OLLAMA_MODELS":               func(o *Options) { o.Models = "/dev/null/models" },
 	} {
 		o := testOptions(t, &fakeLoader{})
 		change(&o)

@@ -53,14 +53,15 @@ func (m *resident) heldBytes() int64 { return m.sched.Stats().HeldTokens * m.lim
 
 // kvBudget is the KV cache, in bytes, that a model gets of what is free after it
 // was loaded. What the other models may still take up of theirs is left to them,
-// but for a quarter: most of them never will.
+// but for a quarter: most of them never will. It is never less than what a load has
+// made sure of.
 func (r *residency) kvBudget(free int64) int64 {
 	free = max(free, 0)
 	promised := int64(0)
 	for _, m := range r.residents {
 		promised += max(m.budget-m.heldBytes(), 0)
 	}
-	return max(free-promised, free/4) * kvShare / 100
+	return max(max(free-promised, free/4)*kvShare/100, loadReserve)
 }
 
 // weightBytes is the size of the files that a model is loaded from.

@@ -334,7 +334,10 @@ func TestMetricsTellWhatGoesOn(t *testing.T) {
 	a := serveEmpty(t)
 	a.create("a", modelstore.CreateRequest{Template: chatML})
 	a.post("/api/generate", `{"model":"a","prompt":"hi","raw":true,"stream":false,"options":{"num_predict":5}}`)
-	waitFor(t, "the slot to be free", func() bool { return a.resident.list()[0].stats.FinishedOK == 1 })
+	waitFor(t, "the slot to be free", func() bool {
+		s := a.resident.list()[0].stats
+		return s.FinishedOK == 1 && s.Active == 0
+	})
 	r := a.do("GET", "/metrics", "")
 	if r.status != 200 || !strings.HasPrefix(r.header.Get("Content-Type"), "text/plain") {
 		t.Fatalf("%d %s", r.status, r.header.Get("Content-Type"))

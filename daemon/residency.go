@@ -69,6 +69,7 @@ type waiter struct {
 	ctx       context.Context
 	model     *modelstore.Model
 	key       string
+	size      int64 // bytes of its files
 	options   runnerOptions
 	keepAlive *api.Duration
 	arrived   time.Time
@@ -119,8 +120,12 @@ func (r *residency) acquire(ctx context.Context, m *modelstore.Model, num runner
 	if err := loadable(m); err != nil {
 		return nil, err
 	}
+	size, err := weightBytes(m)
+	if err != nil {
+		return nil, err
+	}
 	w := &waiter{
-		ctx: ctx, model: m, key: identity(m), options: num, keepAlive: keepAlive,
+		ctx: ctx, model: m, key: identity(m), size: size, options: num, keepAlive: keepAlive,
 		arrived: time.Now(), answer: make(chan grant),
 	}
 	if !r.send(arrived{w}) {
@@ -350,13 +355,7 @@ func (r *residency) begin(w *waiter) beginning {
 		r.retire(old)
 		return loadReplaces
 	}
-	size, err := weightBytes(w.model)
-	if err != nil {
-		r.leaveQueue(w)
-		w.deliver(grant{err: err})
-		return loadRefused
-	}
-	size += loadReserve
+	size := w.size + loadReserve
 	free, occupants := r.room()
 	victims, ok := evict(size, free, r.opts.MaxLoaded, occupants)
 	if !ok {
