@@ -38,6 +38,7 @@ func (d *Daemon) create(c *gin.Context) {
 
 // createRequest checks the request's names and brings it into the store's form.
 func (d *Daemon) createRequest(req *api.CreateRequest) (modelstore.CreateRequest, error) {
+	//lint:ignore SA1019 old clients send it
 	name, err := modelstore.ParseName(cmp.Or(req.Model, req.Name))
 	if err != nil {
 		return modelstore.CreateRequest{}, newError(http.StatusBadRequest, textBadName)
@@ -66,6 +67,7 @@ func (d *Daemon) createRequest(req *api.CreateRequest) (modelstore.CreateRequest
 		Parser:       req.Parser,
 		Requires:     req.Requires,
 		Info:         req.Info,
+		//lint:ignore SA1019 old clients send it
 		Quantization: cmp.Or(req.Quantize, req.Quantization),
 		Quantize:     d.opts.Loader.Quantize,
 	}, nil

@@ -93,6 +93,7 @@ func (d *Daemon) show(c *gin.Context) {
 
 // describe is all that is known of a model.
 func (d *Daemon) describe(req *api.ShowRequest) (*api.ShowResponse, error) {
+	//lint:ignore SA1019 old clients send it
 	written := cmp.Or(req.Model, req.Name)
 	if written == "" {
 		return nil, newError(http.StatusBadRequest, textNoModel)
@@ -210,6 +211,7 @@ func (d *Daemon) delete(c *gin.Context) {
 		d.fail(c, err)
 		return
 	}
+	//lint:ignore SA1019 old clients send it
 	written := cmp.Or(req.Model, req.Name)
 	name, err := modelstore.ParseName(written)
 	if err != nil {
