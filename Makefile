@@ -18,7 +18,7 @@ llama: setup ## Fetch and build llama.cpp, once per machine.
 	@scripts/build-llama.sh >/dev/null
 
 build: llama ## Build bin/cllm.
-	$(CGO) go build -trimpath -o bin/cllm ./cmd/cllm
+	$(CGO) go build -trimpath -buildvcs=false -o bin/cllm ./cmd/cllm
 
 run: build ## Start the daemon, ask it one question, serve until Ctrl-C.
 	@scripts/run.sh

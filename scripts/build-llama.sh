@@ -328,7 +328,7 @@ main() {
 	[[ ! -s $prefix/llama.built ]] || say "$(<"$prefix/llama.built")"
 	# The path holds the key, so a change of the archives changes the flags and
 	# Go builds anew; its cache does not look into archives.
-	local cgo_env=(CC="$cc" CXX="$cxx" CGO_CFLAGS="-O3 -g" CGO_CXXFLAGS="-O3 -g" PKG_CONFIG_PATH="$prefix/lib/pkgconfig")
+	local cgo_env=(CC="$cc" CXX="$cxx" CGO_CFLAGS="-O3 -g" CGO_CXXFLAGS="-O3 -g" PKG_CONFIG_PATH="$prefix/lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}")
 	case $what in
 	--env)
 		printf 'export'

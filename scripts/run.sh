@@ -74,7 +74,7 @@ make_model() {
 		say "making the synthetic model: $shape's shape, random weights, about 390 MB (a minute or two)"
 		mkdir -p "$dir"
 		rm -f "$dir"/*.part
-		scripts/build-llama.sh --exec go build -trimpath -o bin/synthmodel ./scripts/synthmodel || die "scripts/synthmodel does not build (see above)"
+		scripts/build-llama.sh --exec go build -trimpath -buildvcs=false -o bin/synthmodel ./scripts/synthmodel || die "scripts/synthmodel does not build (see above)"
 		step bin/synthmodel -shape "$shape" -o "$file.part" ||
 			die "the synthetic model could not be made (see above); is there room for 2 GB in $dir?"
 		mv "$file.part" "$file"
