@@ -32,7 +32,7 @@ type LoadSpec struct {
 	AdapterPaths []string // LoRA, applied to every request
 
 	Slots   int   // sequences
-	Context int   // positions per sequence; 0: what the model was trained for
+	Context int   // positions that a sequence shall have at least, if the model was trained for so many
 	Threads int   // 0: one per core
 	GPU     int   // layers on the GPU; negative: as many as fit
 	MainGPU int   // index of the GPU for what is not split
@@ -85,6 +85,7 @@ func (r *residency) start(w *waiter, free int64) {
 		ModelPath:    w.model.ModelPath,
 		AdapterPaths: w.model.AdapterPaths,
 		Slots:        r.opts.Slots,
+		Context:      r.opts.ContextLength,
 		Threads:      w.options.NumThread,
 		GPU:          w.options.NumGPU,
 		MainGPU:      w.options.MainGPU,

@@ -87,6 +87,30 @@ func TestLoadedModelAnswers(t *testing.T) {
 	}
 }
 
+func TestContextIsTheModelsWhereItsNotesAreSmall(t *testing.T) {
+	const mib = 1 << 20
+	for _, tt := range []struct {
+		name         string
+		trained      int
+		size         int64
+		slots, least int
+		want         int
+	}{
+		{"a small model", 40960, 380 * mib, 64, 4096, 40960},
+		{"a small model with a long context", 131072, 800 * mib, 64, 4096, 80659},
+		{"a large one", 131072, 5000 * mib, 64, 4096, 131072},
+		{"a very long context", 1048576, 800 * mib, 64, 4096, 80659},
+		{"fewer slots", 1048576, 800 * mib, 4, 4096, 1048576},
+		{"what is asked for counts", 1048576, 800 * mib, 64, 200000, 200000},
+		{"but no more than trained", 1000, 800 * mib, 64, 200000, 1000},
+		{"not known", 0, 800 * mib, 64, 4096, 4096},
+	} {
+		if got := contextLength(tt.trained, tt.size, tt.slots, tt.least); got != tt.want {
+			t.Errorf("%s: %d positions, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestFilesThatAreNoModelsAreRefused(t *testing.T) {
 	l := newLoader(t, Options{})
 	whole, err := os.ReadFile(tiny(t))
