@@ -33,7 +33,9 @@ func (m *Model) LoadAdapter(path string) (*Adapter, error) {
 	cpath := C.CString(path)
 	defer C.free(unsafe.Pointer(cpath))
 	var cerr C.cllm_error
+	m.loading.Lock()
 	c := C.cllm_adapter_load(m.c, cpath, &cerr)
+	m.loading.Unlock()
 	drainLog()
 	if c == nil {
 		m.release()
@@ -54,7 +56,9 @@ func (a *Adapter) Close() {
 
 func (a *Adapter) release() {
 	if a.refs.Add(-1) == 0 {
+		a.model.loading.Lock()
 		C.llama_adapter_lora_free(a.c)
+		a.model.loading.Unlock()
 		handles.Add(-1)
 		a.model.release()
 	}

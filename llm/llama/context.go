@@ -27,12 +27,10 @@ type Context struct {
 
 	limits   llm.Limits
 	cells    int
-	ubatch   int
-	outputs  int // rows of a batch that may ask for logits
-	width    int // of an embedding
-	pooled   bool
+	outputs  int  // rows of a batch that may ask for logits
+	width    int  // of an embedding
 	memory   bool // keeps positions or a state
-	whole    bool // keeps one state: no part of it can be copied
+	whole    bool // keeps a state that no part can be taken from
 	canShift bool
 	embeds   bool
 
@@ -44,9 +42,8 @@ type Context struct {
 	pickers  []picker
 	adapters []*Adapter // applied now
 
-	mu      sync.Mutex // guards aborted calls against Close
-	aborted bool
-	closed  bool
+	mu     sync.Mutex // keeps Abort and Close apart
+	closed bool
 }
 
 var _ llm.Engine = (*Context)(nil)
@@ -70,6 +67,12 @@ func (m *Model) newContext(o ContextOptions) (*Context, error) {
 	train := int(C.llama_model_n_ctx_train(m.c))
 	if err := o.complete(train); err != nil {
 		return nil, err
+	}
+	if m.vocabOnly {
+		return nil, fmt.Errorf("new context: the model was loaded without its weights")
+	}
+	if bool(C.llama_model_has_encoder(m.c)) && bool(C.llama_model_has_decoder(m.c)) {
+		return nil, &Error{Op: "new context", Class: llm.ErrUnsupported, Detail: "models with an encoder and a decoder can't be run"}
 	}
 	opts := C.cllm_context_options{
 		n_ctx:         C.uint32_t(o.Cells),
@@ -96,6 +99,10 @@ func (m *Model) newContext(o ContextOptions) (*Context, error) {
 	if cc == nil {
 		return nil, failure("new context", &cerr, nil)
 	}
+	if !bool(info.memory) && !o.Embeddings {
+		C.cllm_context_free(cc)
+		return nil, &Error{Op: "new context", Class: llm.ErrUnsupported, Detail: "the model gives embeddings only"}
+	}
 	perSeq := int(info.n_ctx_seq)
 	if o.Unified {
 		perSeq = min(perSeq, o.ContextPerSequence)
@@ -114,12 +121,10 @@ func (m *Model) newContext(o ContextOptions) (*Context, error) {
 			CellBytes: int64(info.cell_bytes),
 		},
 		cells:    int(info.n_ctx),
-		ubatch:   int(info.n_ubatch),
 		outputs:  o.Outputs,
 		width:    int(info.n_embd),
-		pooled:   info.pooling != C.LLAMA_POOLING_TYPE_NONE,
 		memory:   bool(info.memory),
-		whole:    bool(C.llama_model_is_recurrent(m.c)) || bool(C.llama_model_is_hybrid(m.c)),
+		whole:    m.oneState(),
 		canShift: bool(info.can_shift) && m.canShift(o.KVType),
 		embeds:   o.Embeddings,
 		held:     make([]llm.Pos, o.Sequences),
@@ -129,10 +134,20 @@ func (m *Model) newContext(o ContextOptions) (*Context, error) {
 	return c, nil
 }
 
-// canShift reports whether llama.cpp survives a shift of this cache. When the
-// keys are quantized it undoes a rotation first, also where there is none: heads
-// whose width is no multiple of 64 are not rotated (build_rope_shift).
+// oneState reports whether a sequence has a state that changes with every token
+// and forgets none.
+func (m *Model) oneState() bool {
+	return bool(C.llama_model_is_recurrent(m.c)) || bool(C.llama_model_is_hybrid(m.c))
+}
+
+// canShift reports whether a shift does what it says. For a state llama.cpp only
+// moves its position. And it does not survive the shift of some quantized keys:
+// it undoes a rotation first, also where there is none, as for heads whose width
+// is no multiple of 64 (build_rope_shift).
 func (m *Model) canShift(kv KVType) bool {
+	if m.oneState() {
+		return false
+	}
 	if kv == KVF16 {
 		return true
 	}
@@ -216,7 +231,6 @@ func (c *Context) Abort() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.closed {
-		c.aborted = true
 		C.cllm_context_abort(c.c)
 	}
 }

@@ -98,6 +98,16 @@ func TestAContextThatCantBeIsAnError(t *testing.T) {
 	}
 }
 
+func TestAVocabularyAloneComputesNothing(t *testing.T) {
+	m := load(t, tinyPath, ModelOptions{VocabOnly: true})
+	for _, embeddings := range []bool{false, true} {
+		if c, err := m.NewContext(ContextOptions{Embeddings: embeddings}); err == nil {
+			c.Close()
+			t.Errorf("embeddings %v: a context without weights", embeddings)
+		}
+	}
+}
+
 func TestAFullPoolIsNoRoomAndChangesNothing(t *testing.T) {
 	m := load(t, tinyPath, ModelOptions{})
 	c := open(t, m, ContextOptions{Sequences: 4, ContextPerSequence: 256, Cells: 256, Unified: true, Threads: 1})

@@ -5,10 +5,12 @@ package llama
 import (
 	"errors"
 	"math"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"cllm/llm"
+	"cllm/llm/llmtest/tinymodel"
 )
 
 func similarity(a, b []float32) float64 {
@@ -52,6 +54,45 @@ func TestAnEmbeddingIsTheSameAloneAndAmongOthers(t *testing.T) {
 		if c.Held(0) != 0 {
 			t.Errorf("%d positions are left behind", c.Held(0))
 		}
+	}
+}
+
+func TestAModelWithoutMemoryGivesEmbeddingsOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bert.gguf")
+	if err := tinymodel.WriteRandomBERT(path, 1); err != nil {
+		t.Fatal(err)
+	}
+	m := load(t, path, ModelOptions{})
+	if m.Vocab().BOS() != 1 {
+		t.Errorf("BOS %d", m.Vocab().BOS())
+	}
+	if _, err := m.NewContext(ContextOptions{Threads: 1}); !errors.Is(err, llm.ErrUnsupported) {
+		t.Errorf("a context for sampling: %v", err)
+	}
+	c := open(t, m, ContextOptions{Sequences: 4, Batch: 128, Embeddings: true, Threads: 1})
+	var lists [][]llm.Token
+	for _, s := range []string{"a b c d", "zyx", "a b c d", "hello, world! 1 2 3", "q", strings.Repeat("a", 126)} {
+		lists = append(lists, m.Vocab().Tokenize(s, true))
+	}
+	together, err := c.Embed(lists)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, l := range lists {
+		alone, err := c.Embed([][]llm.Token{l})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := similarity(alone[0], together[i]); len(alone[0]) != 64 || !(s > 0.9999) {
+			t.Errorf("text %d: similarity %v among others", i, s)
+		}
+	}
+	if same, other := similarity(together[0], together[2]), similarity(together[0], together[1]); !(same > 0.9999) || !(other < 0.99) {
+		t.Errorf("similarity of equal texts %v, of others %v", same, other)
+	}
+	long := m.Vocab().Tokenize(strings.Repeat("a", 127), true) // one more than it was trained for
+	if _, err := c.Embed([][]llm.Token{long}); !errors.Is(err, ErrTooLong) {
+		t.Errorf("%d tokens: %v", len(long), err)
 	}
 }
 

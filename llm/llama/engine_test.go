@@ -4,6 +4,7 @@ package llama
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -70,5 +71,56 @@ func TestContextConforms(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// A recurrent model keeps the promises, too, by refusing what it can't do.
+func TestARecurrentContextConforms(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mamba.gguf")
+	if err := tinymodel.WriteRandomMamba(path, 1); err != nil {
+		t.Fatal(err)
+	}
+	m := load(t, path, ModelOptions{})
+	if info := m.Info(); !info.Recurrent {
+		t.Errorf("info %+v", info)
+	}
+	for _, unified := range []bool{false, true} {
+		t.Run(fmt.Sprintf("unified=%v", unified), func(t *testing.T) {
+			llmtest.TestEngine(t, func(t *testing.T) (llm.Engine, llm.Vocab) {
+				return open(t, m, ContextOptions{
+					Sequences: 8, ContextPerSequence: 256, Batch: 128, Ubatch: 64, Unified: unified, Threads: 1,
+				}), m.Vocab()
+			})
+		})
+	}
+}
+
+func TestARecurrentContextRefusesToForgetAPart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mamba.gguf")
+	if err := tinymodel.WriteRandomMamba(path, 1); err != nil {
+		t.Fatal(err)
+	}
+	m := load(t, path, ModelOptions{})
+	c := open(t, m, ContextOptions{Sequences: 2, ContextPerSequence: 256, Threads: 1})
+	if err := c.Decode(rowsOf(c, 0, []llm.Token{1, 2, 3, 4, 5, 6})); err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{
+		"truncate to 3": c.Truncate(0, 3),
+		"shift":         c.Shift(0, 1, 2),
+		"copy a part":   c.Copy(1, 0, 3),
+	} {
+		if !errors.Is(err, llm.ErrUnsupported) {
+			t.Errorf("%s: %v, want ErrUnsupported", what, err)
+		}
+	}
+	if c.Held(0) != 6 || c.Held(1) != 0 {
+		t.Errorf("%d and %d positions are held", c.Held(0), c.Held(1))
+	}
+	if err := c.Copy(1, 0, 6); err != nil || c.Held(1) != 6 {
+		t.Errorf("copy of all: %v, %d positions", err, c.Held(1))
+	}
+	if c.Limits().CellBytes != 0 {
+		t.Errorf("a token costs %d bytes", c.Limits().CellBytes)
 	}
 }

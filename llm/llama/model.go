@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 )
@@ -22,6 +23,10 @@ type Model struct {
 	refs   atomic.Int32 // the model's own until it is closed, and one for each thing made from it
 	closed atomic.Bool
 	vocab  *Vocab
+
+	vocabOnly bool // there are no weights to compute with
+
+	loading sync.Mutex // llama.cpp keeps a list of a model's adapters, unguarded
 }
 
 // LoadModel loads a model file (GGUF). The load ends early when ctx is done.
@@ -61,7 +66,7 @@ func LoadModel(ctx context.Context, path string, o ModelOptions) (*Model, error)
 	if c == nil {
 		return nil, failure("load model "+path, &cerr, ErrBadModel)
 	}
-	m := &Model{c: c}
+	m := &Model{c: c, vocabOnly: o.VocabOnly}
 	m.refs.Store(1)
 	handles.Add(1)
 	var err error
