@@ -381,3 +381,22 @@ func TestARequestThatCannotBeSampledFailsAlone(t *testing.T) {
 		}
 	})
 }
+
+func TestAPanicCostsTheModelsRequestsAndNotTheProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		r := start(t, llmtest.Options{BeforeDecode: func([]llm.Row) error {
+			if n++; n == 5 {
+				panic("planted")
+			}
+			return nil
+		}}, Options{})
+		_, done := read(r.submit(t, t.Context(), greedy("boom", 30)))
+		if done.Err == nil || !strings.Contains(done.Err.Error(), "planted") {
+			t.Errorf("%+v", done)
+		}
+		if <-r.Done(); r.Failed() == nil {
+			t.Error("Failed() is nil")
+		}
+	})
+}

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -132,7 +133,14 @@ func (s *Scheduler) Run() error {
 	return err
 }
 
-func (s *Scheduler) loop() error {
+// loop serves until Close. A panic in it is a bug that costs this model's
+// requests, not the process: it comes back as an error.
+func (s *Scheduler) loop() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the scheduler broke off, which is a bug: %v\n%s", p, debug.Stack())
+		}
+	}()
 	for {
 		select {
 		case <-s.stop:
