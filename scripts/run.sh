@@ -75,7 +75,7 @@ make_model() {
 		mkdir -p "$dir"
 		rm -f "$dir"/*.part
 		scripts/build-llama.sh --exec go build -trimpath -buildvcs=false -o bin/synthmodel ./scripts/synthmodel || die "scripts/synthmodel does not build (see above)"
-		step bin/synthmodel -shape "$shape" -o "$file.part" ||
+		step scripts/build-llama.sh --exec bin/synthmodel -shape "$shape" -o "$file.part" ||
 			die "the synthetic model could not be made (see above); is there room for 2 GB in $dir?"
 		mv "$file.part" "$file"
 	fi
