@@ -22,6 +22,10 @@ var _ = [1]struct{}{}[unsafe.Sizeof(llm.Candidate{})-unsafe.Sizeof(C.cllm_candid
 // errNoLogits: the row asked for none, or there was no decode.
 var errNoLogits = errors.New("the row has no logits")
 
+// few candidates are selected for many rows at once. Above, room for all rows
+// would be megabytes, and sorting the whole row is about as fast.
+const few = 4096
+
 // picker samples the picks of one goroutine. Its slices are kept for the next step.
 type picker struct {
 	asks  []C.cllm_selection // what to select, for all picks in one call
@@ -61,7 +65,7 @@ func (p *picker) sample(c *Context, picks []llm.Pick) {
 			continue
 		}
 		k := picks[i].Sampler.Prepare(row)
-		if k <= 0 || k >= len(row) {
+		if k <= 0 || k > few || k >= len(row) {
 			p.open = append(p.open, i)
 			continue
 		}
