@@ -6,14 +6,18 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 step() { printf '== %s\n' "$*"; }
 
+# tmp/ is anybody's scratch folder.
+packages=$(scripts/build-llama.sh --exec go list ./... | grep -v '^cllm/tmp' | tr '\n' ' ')
+read -ra packages <<<"$packages"
+
 step 'go vet'
-scripts/build-llama.sh --exec go vet ./...
+scripts/build-llama.sh --exec go vet "${packages[@]}"
 
 step 'llama.cpp: decodes, and the sparse KV cache'
 scripts/build-llama.sh --test
 
 # The test binaries and what they link.
-tests=$(scripts/build-llama.sh --exec go list -test -f '{{if .ForTest}}{{else if eq .Name "main"}}{{.ImportPath}} {{join .Deps " "}}{{end}}' ./... | grep -E '^[^ ]+\.test ')
+tests=$(scripts/build-llama.sh --exec go list -test -f '{{if .ForTest}}{{else if eq .Name "main"}}{{.ImportPath}} {{join .Deps " "}}{{end}}' "${packages[@]}" | grep -E '^[^ ]+\.test ')
 read -ra with_cxx <<<"$(awk '/ cllm\/llm\/llama( |$)/ {sub(/\.test$/, "", $1); printf "%s ", $1}' <<<"$tests")"
 read -ra pure <<<"$(awk '!/ cllm\/llm\/llama( |$)/ {sub(/\.test$/, "", $1); printf "%s ", $1}' <<<"$tests")"
 ((${#pure[@]})) || {
