@@ -32,13 +32,13 @@ func (c *Context) Decode(rows []llm.Row) error {
 		if c.memory {
 			copy(c.held, c.next)
 		}
-		c.shifted = false
+		c.stale = false
 		return nil
 	}
 	drainLog()
 	class := decodeClass(code)
 	if class != llm.ErrInvalidBatch {
-		c.shifted = false
+		c.stale = false
 	}
 	if class == llm.ErrAborted || class == llm.ErrFatal {
 		for seq := range c.held {

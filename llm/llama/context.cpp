@@ -16,8 +16,6 @@ struct cllm_context {
     std::atomic<bool>    aborted{false};
     bool                 embeddings = false;
     std::vector<float *> logits; // by row
-    std::unique_ptr<uint8_t[]> state; // a sequence on its way to another
-    size_t                     state_size = 0;
 
     ~cllm_context() {
         if (ctx) {
@@ -224,28 +222,6 @@ void cllm_seq_share(cllm_context * c, int32_t dst, int32_t src, int32_t n, cllm_
     guarded(err, true, [&](call &) {
         llama_memory_seq_rm(c->memory(), dst, -1, -1);
         llama_memory_seq_cp(c->memory(), src, dst, n < 0 ? -1 : 0, n);
-    });
-}
-
-// A larger buffer for copies is given back after use.
-static constexpr size_t kept_state = 64 << 20;
-
-void cllm_seq_copy(cllm_context * c, int32_t dst, int32_t src, cllm_error * err) {
-    guarded(err, true, [&](call & call) {
-        const size_t size = llama_state_seq_get_size(c->ctx, src);
-        if (c->state_size < size) {
-            c->state.reset(new uint8_t[size]);
-            c->state_size = size;
-        }
-        llama_memory_seq_rm(c->memory(), dst, -1, -1);
-        if (size == 0 || llama_state_seq_get_data(c->ctx, c->state.get(), size, src) == 0 ||
-            llama_state_seq_set_data(c->ctx, c->state.get(), size, dst) == 0) {
-            call.fail(CLLM_FAILED, "llama.cpp gives no reason");
-        }
-        if (c->state_size > kept_state) {
-            c->state.reset();
-            c->state_size = 0;
-        }
     });
 }
 

@@ -58,7 +58,7 @@ func (c *Context) Shift(seq llm.SeqID, keep, discard llm.Pos) error {
 	}
 	var cerr C.cllm_error
 	C.cllm_seq_shift(c.c, C.int32_t(seq), C.int32_t(keep), C.int32_t(discard), &cerr)
-	c.shifted = true
+	c.stale = true
 	return c.moved("shift", seq, &cerr)
 }
 
@@ -86,34 +86,28 @@ func (c *Context) Copy(dst, src llm.SeqID, n llm.Pos) error {
 	if c.whole && !all {
 		return &Error{Op: "copy", Class: llm.ErrUnsupported}
 	}
+	count := C.int32_t(n)
+	if all || !c.limits.Unified {
+		count = -1 // parts of a sequence have caches of their own: only all of it can be copied
+	}
 	var cerr C.cllm_error
-	if c.limits.Unified {
-		count := C.int32_t(n)
-		if all {
-			count = -1
-		}
-		C.cllm_seq_share(c.c, C.int32_t(dst), C.int32_t(src), count, &cerr)
-		return c.moved("copy", dst, &cerr)
-	}
-	if err := c.settle(src); err != nil {
+	C.cllm_seq_share(c.c, C.int32_t(dst), C.int32_t(src), count, &cerr)
+	if err := c.moved("copy", dst, &cerr); err != nil || c.limits.Unified {
 		return err
 	}
-	C.cllm_seq_copy(c.c, C.int32_t(dst), C.int32_t(src), &cerr)
-	if err := c.moved("copy", dst, &cerr); err != nil {
-		return err
-	}
+	c.stale = true
 	if err := c.truncate(dst, n); err != nil {
 		return c.forget(dst, err)
 	}
 	return nil
 }
 
-// settle brings the cells up to date after a shift. A saved state holds the new
-// positions with the old content otherwise. llama.cpp updates when it decodes:
-// one token is decoded, and forgotten. When there is no room for the token the
-// update has happened all the same.
+// settle does the shifts and copies that llama.cpp leaves to the next decode. A
+// saved state would hold the new positions with the old content otherwise, and a
+// loaded one be overwritten. One token is decoded, and forgotten. When there is no
+// room for the token the update has happened all the same.
 func (c *Context) settle(seq llm.SeqID) error {
-	if !c.shifted {
+	if !c.stale {
 		return nil
 	}
 	n := c.held[seq]
@@ -123,7 +117,7 @@ func (c *Context) settle(seq llm.SeqID) error {
 		return &Error{Op: "update the cache", Code: code, Detail: cause(C.GoString(&cerr.text[0])), Class: decodeClass(code)}
 	}
 	c.rows = 0
-	c.shifted = false
+	c.stale = false
 	C.cllm_seq_truncate(c.c, C.int32_t(seq), C.int32_t(n), &cerr)
 	return c.moved("update the cache", seq, &cerr)
 }
@@ -166,6 +160,9 @@ func (c *Context) LoadState(seq llm.SeqID, state []byte) error {
 	}
 	if !c.memory || len(state) == 0 {
 		return &Error{Op: "load state", Class: llm.ErrUnsupported, Detail: "there is no state"}
+	}
+	if err := c.settle(seq); err != nil {
+		return err
 	}
 	var cerr C.cllm_error
 	C.cllm_state_set(c.c, C.int32_t(seq), unsafe.Pointer(&state[0]), C.int64_t(len(state)), &cerr)

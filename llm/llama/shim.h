@@ -124,10 +124,10 @@ const float * cllm_embedding(cllm_context * c, int32_t seq, int32_t row, cllm_er
 int32_t cllm_seq_held    (cllm_context * c, int32_t seq);
 void    cllm_seq_truncate(cllm_context * c, int32_t seq, int32_t n, cllm_error * err);
 void    cllm_seq_shift   (cllm_context * c, int32_t seq, int32_t keep, int32_t discard, cllm_error * err);
-// Copies the first n positions within a unified cache. n < 0: all.
+// Copies the first n positions, n < 0: all. A cache that is not unified can only
+// copy all; the next decode does the work, in the order of the calls.
 void    cllm_seq_share   (cllm_context * c, int32_t dst, int32_t src, int32_t n, cllm_error * err);
 // Copies a whole sequence to another stream of the cache.
-void    cllm_seq_copy    (cllm_context * c, int32_t dst, int32_t src, cllm_error * err);
 int64_t cllm_state_size  (cllm_context * c, int32_t seq, cllm_error * err);
 int64_t cllm_state_get   (cllm_context * c, int32_t seq, void * buf, int64_t size, cllm_error * err);
 void    cllm_state_set   (cllm_context * c, int32_t seq, const void * buf, int64_t size, cllm_error * err);

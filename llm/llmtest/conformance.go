@@ -26,6 +26,7 @@ func TestEngine(t *testing.T, open func(t *testing.T) (llm.Engine, llm.Vocab)) {
 		{"a copy of a beginning forgets what the target held", testCopyPart},
 		{"a shift drops the middle or says that it can't", testShift},
 		{"a shifted sequence can be copied", testShiftCopy},
+		{"copies in a chain, with nothing decoded between, arrive whole", testCopyChain},
 		{"company does not change a sequence's tokens", testIsolation},
 		{"rows of sequences may be mixed in a batch", testMixed},
 		{"every row that asks for logits has its own", testRows},
@@ -210,6 +211,33 @@ func testShiftCopy(d *driver) {
 	next := d.prompt(2, 1)
 	got := d.feed(2, next, 8)
 	d.equal("original against copy", d.feed(0, next, 8), got)
+}
+
+// testCopyChain closes two holes in one go, as a scheduler does: what moves on was
+// itself moved a moment ago, and its old place is taken at once.
+func testCopyChain(d *driver) {
+	first, second := d.prompt(1, 19), d.prompt(2, 23)
+	wantFirst, wantSecond := d.feed(0, first, 6), d.feed(1, second, 6)
+	d.clear(0)
+	d.clear(1)
+	d.decode(d.rows(1, first))
+	d.decode(d.rows(3, second))
+	d.copied(0, 1, 19)
+	d.clear(1)
+	d.copied(1, 3, 23)
+	d.clear(3)
+	d.copied(2, 0, 19)
+	d.clear(0)
+	next := func(tokens []llm.Token, seq llm.SeqID, got []llm.Token) {
+		d.clear(seq)
+		d.equal("at its last place", d.feed(seq, append(slices.Clone(tokens), got[0]), 5), got[1:])
+	}
+	got := d.feed(2, wantFirst[:1], 5)
+	d.equal("moved twice", got, wantFirst[1:])
+	got = d.feed(1, wantSecond[:1], 5)
+	d.equal("moved into a place just left", got, wantSecond[1:])
+	next(first, 2, wantFirst)
+	next(second, 1, wantSecond)
 }
 
 func testIsolation(d *driver) {
