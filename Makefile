@@ -4,6 +4,8 @@ CGO   := scripts/build-llama.sh --exec
 
 # Flags for 'go test', for example TESTFLAGS=-count=1.
 TESTFLAGS ?=
+# Flags for scripts/bench, for example BENCHFLAGS='-concurrency 32 -repeat 3'.
+BENCHFLAGS ?=
 
 .PHONY: help setup llama build run test check bench clean
 .NOTPARALLEL:
@@ -18,7 +20,7 @@ llama: setup ## Fetch and build llama.cpp, once per machine.
 	@scripts/build-llama.sh >/dev/null
 
 build: llama ## Build bin/cllm.
-	$(CGO) go build -trimpath -buildvcs=false -o bin/cllm ./cmd/cllm
+	$(CGO) go build -buildvcs=false -o bin/cllm ./cmd/cllm
 
 run: build ## Start the daemon, ask it one question, serve until Ctrl-C.
 	@scripts/run.sh
@@ -29,8 +31,9 @@ test: llama ## Run all tests, with the race detector where no C++ is linked.
 check: llama ## Look for mistakes in under a minute: format, vet, staticcheck, sizes, tests.
 	@scripts/check.sh
 
-bench: llama ## Run the benchmarks.
+bench: build ## Measure: scheduler, engine, and the daemon over HTTP against the engine alone.
 	$(CGO) go test -run '^$$' -bench . -benchmem ./scheduler/... ./llm/...
+	scripts/bench.sh $(BENCHFLAGS)
 
 clean: ## Remove bin/ and tmp/. llama.cpp and the synthetic model stay in the cache.
 	rm -rf bin tmp

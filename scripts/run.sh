@@ -6,9 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly cllm=bin/cllm
 readonly model=synthetic
-readonly shape=qwen3-0.6b
 readonly question='Why is the sky blue?'
-readonly cache=${CLLM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cllm}
 readonly address=${OLLAMA_HOST:-127.0.0.1:11434}
 
 say() { printf 'run: %s\n' "$*" >&2; }
@@ -64,23 +62,13 @@ step() {
 	return "$status"
 }
 
-# The model file is kept in the cache, under a name that changes with its maker.
 make_model() {
-	local id file dir
-	id=$(cat scripts/synthmodel/*.go | cksum | cut -d' ' -f1)
-	dir=$cache/synthetic
-	file=$dir/$shape-$id.gguf
-	if [[ ! -f $file ]]; then
-		say "making the synthetic model: $shape's shape, random weights, about 390 MB (a minute or two)"
-		mkdir -p "$dir"
-		rm -f "$dir"/*.part
-		scripts/build-llama.sh --exec go build -trimpath -buildvcs=false -o bin/synthmodel ./scripts/synthmodel || die "scripts/synthmodel does not build (see above)"
-		step scripts/build-llama.sh --exec bin/synthmodel -shape "$shape" -o "$file.part" ||
-			die "the synthetic model could not be made (see above); is there room for 2 GB in $dir?"
-		mv "$file.part" "$file"
-	fi
-	printf 'FROM %s\nPARAMETER num_predict 48\n' "$file" >"$dir/Modelfile"
-	step "$cllm" create "$model" -f "$dir/Modelfile" || die "the synthetic model could not be put into the store (see above)"
+	local file modelfile
+	file=$(scripts/synthmodel.sh --where)
+	[[ -f $file ]] || step scripts/synthmodel.sh >/dev/null || die "there is no model to ask (see above)"
+	modelfile=$(dirname "$file")/Modelfile
+	printf 'FROM %s\nPARAMETER num_predict 48\n' "$file" >"$modelfile"
+	step "$cllm" create "$model" -f "$modelfile" || die "the synthetic model could not be put into the store (see above)"
 }
 
 ask() {
