@@ -330,7 +330,6 @@ main() {
 	fi
 
 	[[ -f $prefix/llama.built ]] || build
-	[[ ! -s $prefix/llama.built ]] || say "$(<"$prefix/llama.built")"
 	# The path holds the key, so a change of the archives changes the flags and
 	# Go builds anew; its cache does not look into archives.
 	# Without its tag gin compiles a msgpack library, for a minute, that nobody uses.
@@ -343,7 +342,10 @@ main() {
 		;;
 	--exec) exec env "${cgo_env[@]}" "${@:2}" ;;
 	--test) test_installed ;;
-	*) echo "$prefix" ;;
+	*)
+		[[ ! -s $prefix/llama.built ]] || say "$(<"$prefix/llama.built")"
+		echo "$prefix"
+		;;
 	esac
 }
 
