@@ -108,7 +108,7 @@ func (s *Sampler) Prepare(row []float32) int {
 // grammar refuses the pick and others have to be tried: the engine then calls
 // again with all. The slice is not changed.
 func (s *Sampler) Choose(c []Candidate, all bool) (t Token, more bool, err error) {
-	if len(c) == 0 || math.IsNaN(float64(c[0].Logit)) || math.IsInf(float64(c[0].Logit), -1) {
+	if len(c) == 0 || math.IsNaN(float64(c[0].Logit)) || math.IsInf(float64(c[0].Logit), 0) {
 		return 0, false, ErrNoCandidates
 	}
 	t = s.draw(c)

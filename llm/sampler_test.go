@@ -207,6 +207,7 @@ func TestNothingToSampleIsAnError(t *testing.T) {
 		"no candidates": nil,
 		"not a number":  {{0, nan}, {1, nan}},
 		"all refused":   {{0, inf}, {1, inf}},
+		"infinite":      {{0, -inf}, {1, 0}},
 	} {
 		if _, _, err := NewSampler(off, nil, nil).Choose(c, true); !errors.Is(err, ErrNoCandidates) {
 			t.Errorf("%s: %v", name, err)

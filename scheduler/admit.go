@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"errors"
 	"time"
 
 	"cllm/llm"
@@ -41,7 +42,9 @@ func (s *Scheduler) admit() {
 // requests. What idle slots hold does not count: relieve frees it. A request
 // that is alone always fits.
 func (s *Scheduler) fits(q *sequence) bool {
-	need, alone := int64(len(q.tokens)+headroom), true
+	// Each time a request was sent back it needs more room to come again: what it
+	// had computed was lost.
+	need, alone := int64(len(q.tokens)+headroom<<min(q.preempted, 6)), true
 	for i := range s.slots {
 		if sl := &s.slots[i]; sl.active() {
 			need += int64(len(sl.seq.tokens) + headroom)
@@ -116,12 +119,14 @@ func (s *Scheduler) place(q *sequence, sl *slot) {
 func (s *Scheduler) reuse(sl *slot, tokens []llm.Token) int {
 	n := sl.prefix(tokens)
 	if src, longest := s.longestPrefix(tokens); src != nil && longest >= n+leastCopy && s.copyPays(src, longest) {
-		if s.engine.Copy(sl.id, src.id, llm.Pos(longest)) == nil {
+		err := s.engine.Copy(sl.id, src.id, llm.Pos(longest))
+		if err == nil {
 			s.holds(sl, append(sl.cached[:0:0], src.cached[:longest]...))
 			sl.exact = longest
 			return longest
 		}
 		// The engine may have forgotten what the slot held: so does the slot.
+		s.copiesWhole = s.copiesWhole || errors.Is(err, llm.ErrUnsupported)
 		s.truncate(sl, 0)
 		return 0
 	}
@@ -142,16 +147,21 @@ func (s *Scheduler) longestPrefix(tokens []llm.Token) (src *slot, n int) {
 // cache per sequence all that the source holds is copied, at memory speed:
 // hundreds of tokens in the time of one computed.
 func (s *Scheduler) copyPays(src *slot, n int) bool {
+	if s.copiesWhole && n < len(src.cached) {
+		return false
+	}
 	return s.limits.Unified || len(src.cached) <= 100*n
 }
 
 // relieve keeps what is held within the budget: first the caches of idle slots
-// go, the longest unused first, then the youngest requests, back to wait.
+// go, the longest unused first, then the youngest requests, back to wait. The
+// cache that was used last may be larger than the idle share: its client is the
+// likeliest to come back.
 func (s *Scheduler) relieve() {
 	for {
-		active, idle := s.tokens()
+		active, idle, caches := s.tokens()
 		switch {
-		case active+idle <= s.budget && idle <= s.budget/idleShare:
+		case active+idle <= s.budget && (idle <= s.budget/idleShare || caches == 1):
 			return
 		case s.evictIdle():
 		case active <= s.budget || !s.preempt():
@@ -161,16 +171,18 @@ func (s *Scheduler) relieve() {
 }
 
 // tokens is what the active requests hold or will hold when their prompts are
-// computed, and what idle slots hold.
-func (s *Scheduler) tokens() (active, idle int64) {
+// computed, what idle slots hold, and how many of these hold anything.
+func (s *Scheduler) tokens() (active, idle int64, caches int) {
 	for i := range s.slots {
-		if sl := &s.slots[i]; sl.active() {
+		switch sl := &s.slots[i]; {
+		case sl.active():
 			active += int64(len(sl.seq.tokens))
-		} else {
+		case len(sl.cached) > 0:
 			idle += int64(len(sl.cached))
+			caches++
 		}
 	}
-	return active, idle
+	return active, idle, caches
 }
 
 // evictIdle forgets the cache of the idle slot that was unused the longest time.
@@ -207,6 +219,7 @@ func (s *Scheduler) preempt() bool {
 		return false
 	}
 	s.waiting = append([]*sequence{youngest.seq}, s.waiting...)
+	youngest.seq.preempted++
 	youngest.seq = nil
 	s.truncate(youngest, 0)
 	s.count.preempted.Add(1)

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 	"unicode/utf8"
 
 	"cllm/llm"
@@ -397,6 +398,76 @@ func TestAPanicCostsTheModelsRequestsAndNotTheProcess(t *testing.T) {
 		}
 		if <-r.Done(); r.Failed() == nil {
 			t.Error("Failed() is nil")
+		}
+	})
+}
+
+func TestTheLastConversationsCacheIsKeptHoweverFewTheSlots(t *testing.T) {
+	for _, slots := range []int{1, 2, 4} {
+		synctest.Test(t, func(t *testing.T) {
+			r := start(t, llmtest.Options{Limits: llm.Limits{Sequences: slots, Context: 1024, Batch: 64}}, Options{})
+			p := strings.Repeat("a long chat ", 50)
+			read(r.submit(t, t.Context(), greedy(p, 5)))
+			if _, done := read(r.submit(t, t.Context(), greedy(p, 5))); done.CachedTokens != len(p)-1 {
+				t.Errorf("%d slots: %d tokens from the cache, want %d", slots, done.CachedTokens, len(p)-1)
+			}
+		})
+	}
+}
+
+func TestRoomThatWasMissingOnceCostsNoMoreThanThat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failed := false
+		most := 0
+		r := start(t, llmtest.Options{BeforeDecode: func(rows []llm.Row) error {
+			if !failed {
+				failed = true
+				return llm.ErrNoRoom
+			}
+			most = max(most, len(rows))
+			return nil
+		}}, Options{})
+		_, done := read(r.submit(t, t.Context(), greedy("alone and refused", 5)))
+		if !errors.Is(done.Err, llm.ErrNoRoom) {
+			t.Errorf("%+v", done)
+		}
+		var streams []*Stream
+		for i := range 8 {
+			streams = append(streams, r.submit(t, t.Context(), greedy(prompt(i), 30)))
+		}
+		for i, st := range streams {
+			if text, _ := read(st); text != llmtest.GreedyText(prompt(i), 30) {
+				t.Errorf("answer %d is %q", i, text)
+			}
+		}
+		if got, want := r.Stats().TokenBudget, int64(64*4096); got != want {
+			t.Errorf("the budget is %d now, want %d", got, want)
+		}
+	})
+}
+
+// A long prompt beside a neighbour that keeps shifting is sent back at most a few
+// times: what it had computed is lost each time.
+func TestAPromptIsNotSentBackOverAndOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, llmtest.Options{
+			Limits: llm.Limits{Context: 2048},
+			BeforeDecode: func(rows []llm.Row) error {
+				time.Sleep(time.Duration(len(rows)) * 7500 * time.Microsecond) // the bubble's clock
+				return nil
+			},
+		}, Options{MemoryBudget: 2600})
+		shifting := greedy("go on for ever", 7000)
+		shifting.Shift = true
+		a := r.submit(t, t.Context(), shifting)
+		a.Next()
+		b := r.submit(t, t.Context(), greedy(strings.Repeat("b", 1500), 5))
+		if _, done := read(b); done.Err != nil {
+			t.Error(done.Err)
+		}
+		read(a)
+		if n := r.Stats().Preempted; n > 4 {
+			t.Errorf("it was sent back %d times", n)
 		}
 	})
 }

@@ -12,10 +12,12 @@ import (
 func (s *Scheduler) fail(err error) error {
 	switch {
 	case errors.Is(err, llm.ErrNoRoom):
-		// The cache is as before the call. Make room and try again; from now on no
-		// more is admitted than what there turned out to be room for.
-		s.budget = min(s.budget, s.held)
-		if s.evictIdle() || s.preempt() {
+		// The cache is as before the call. Make room and try again.
+		if s.evictIdle() {
+			return nil
+		}
+		if s.preempt() {
+			s.learnBudget()
 			return nil
 		}
 		s.endBatch(fmt.Errorf("the request does not fit into the KV cache, although it is alone; ask for a smaller num_ctx: %w", err))
@@ -30,6 +32,18 @@ func (s *Scheduler) fail(err error) error {
 	default:
 		return fmt.Errorf("the model stopped working and is loaded anew for the next request: %w", err)
 	}
+}
+
+// learnBudget lowers the budget to what the requests need that are still active:
+// more has turned out not to fit.
+func (s *Scheduler) learnBudget() {
+	need := int64(0)
+	for i := range s.slots {
+		if sl := &s.slots[i]; sl.active() {
+			need += int64(len(sl.seq.tokens) + headroom)
+		}
+	}
+	s.budget = min(s.budget, need)
 }
 
 // endBatch ends the requests whose rows were in the batch and forgets their

@@ -43,6 +43,8 @@ type Scheduler struct {
 	tick    int64 // counts admissions, orders slots by age and by last use
 	held    int64 // tokens in the KV cache over all slots
 
+	copiesWhole bool // the engine has refused to copy a part of a sequence
+
 	inbox    chan *sequence
 	inflight atomic.Int64 // requests accepted and not ended
 	stop     chan struct{}

@@ -20,6 +20,7 @@ type sequence struct {
 
 	queued    bool  // holds a place in the queue
 	order     int64 // when it got its slot; smaller is older
+	preempted int   // how often it was sent back to wait
 	generated int
 	cached    int // prompt tokens that did not have to be computed
 
@@ -134,6 +135,9 @@ func (s *Scheduler) finish(sl *slot, why Reason, err error) {
 
 // end gives a request its final event.
 func (s *Scheduler) end(q *sequence, why Reason, err error) {
+	if q.stream.ended() { // only after a panic that left it in two places
+		return
+	}
 	if q.queued {
 		q.queued = false
 		s.queue.Leave()
