@@ -44,14 +44,20 @@ func (s *Scheduler) admit() {
 func (s *Scheduler) fits(q *sequence) bool {
 	// Each time a request was sent back it needs more room to come again: what it
 	// had computed was lost.
-	need, alone := int64(len(q.tokens)+headroom<<min(q.preempted, 6)), true
+	need := int64(len(q.tokens) + headroom<<min(q.preempted, 6))
+	active := s.needed()
+	return active == 0 || active+need <= s.budget
+}
+
+// needed is the tokens of the active requests with room for each to grow, 0 when
+// there are none.
+func (s *Scheduler) needed() (n int64) {
 	for i := range s.slots {
 		if sl := &s.slots[i]; sl.active() {
-			need += int64(len(sl.seq.tokens) + headroom)
-			alone = false
+			n += int64(len(sl.seq.tokens) + headroom)
 		}
 	}
-	return alone || need <= s.budget
+	return n
 }
 
 // choose returns the idle slot that a prompt shall have, nil if there is none.

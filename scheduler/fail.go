@@ -12,12 +12,13 @@ import (
 func (s *Scheduler) fail(err error) error {
 	switch {
 	case errors.Is(err, llm.ErrNoRoom):
-		// The cache is as before the call. Make room and try again.
+		// The cache is as before the call. Make room and try again; more than what
+		// the others need has turned out not to fit.
 		if s.evictIdle() {
 			return nil
 		}
 		if s.preempt() {
-			s.learnBudget()
+			s.budget = min(s.budget, s.needed())
 			return nil
 		}
 		s.endBatch(fmt.Errorf("the request does not fit into the KV cache, although it is alone; ask for a smaller num_ctx: %w", err))
@@ -32,18 +33,6 @@ func (s *Scheduler) fail(err error) error {
 	default:
 		return fmt.Errorf("the model stopped working and is loaded anew for the next request: %w", err)
 	}
-}
-
-// learnBudget lowers the budget to what the requests need that are still active:
-// more has turned out not to fit.
-func (s *Scheduler) learnBudget() {
-	need := int64(0)
-	for i := range s.slots {
-		if sl := &s.slots[i]; sl.active() {
-			need += int64(len(sl.seq.tokens) + headroom)
-		}
-	}
-	s.budget = min(s.budget, need)
 }
 
 // endBatch ends the requests whose rows were in the batch and forgets their
