@@ -69,8 +69,8 @@ func BenchmarkStreamedTokenOverLoopback(b *testing.B) {
 	gin.SetMode(gin.ReleaseMode)
 	r := gin.New()
 	r.GET("/", func(c *gin.Context) {
-		to, t := answering(b, c.Writer, style, prompt.Conversation{})
-		to.c = c
+		_, t := answering(b, c.Writer, style, prompt.Conversation{})
+		to := &streamed{turn: t, to: (&Daemon{}).native(c)}
 		for range b.N {
 			if err := t.pass(scheduler.Event{Text: " token"}, nil, to); err != nil {
 				b.Error(err)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"net/http"
 	"time"
 
@@ -13,45 +14,47 @@ import (
 	"cllm/modelstore"
 )
 
-// relaxThinking is the key under which the Anthropic API asks that models which
-// can't think are not refused.
-const relaxThinking = "relax_thinking"
-
 // chat answers POST /api/chat.
 func (d *Daemon) chat(c *gin.Context) {
 	start := time.Now()
+	to := d.native(c)
 	var req api.ChatRequest
 	if err := readBody(c, &req); err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
-	m, err := d.chatModel(&req)
+	d.answerChat(c.Request.Context(), &req, start, false, to)
+}
+
+// answerChat answers a chat request that came at start. With relaxed it only thinks
+// where the model can, and is not refused where it can't.
+func (d *Daemon) answerChat(ctx context.Context, req *api.ChatRequest, start time.Time, relaxed bool, to reply) {
+	m, err := d.chatModel(req)
 	if err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
 	if len(req.Messages) == 0 && req.KeepAlive != nil && req.KeepAlive.Duration == 0 {
 		d.resident.unload(m)
-		c.JSON(http.StatusOK, chatLine(req.Model, prompt.Part{}, &ending{reason: "unload"}))
+		to.whole(chatLine(req.Model, prompt.Part{}, &ending{reason: "unload"}))
 		return
 	}
-	_, relaxed := c.Get(relaxThinking)
-	opts, err := d.checkChat(&req, m, relaxed)
+	opts, err := d.checkChat(req, m, relaxed)
 	if err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
-	l, err := d.resident.acquire(c.Request.Context(), m, opts.Runner, req.KeepAlive)
+	l, err := d.resident.acquire(ctx, m, opts.Runner, req.KeepAlive)
 	if err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
 	defer l.release()
 	if len(req.Messages) == 0 {
-		c.JSON(http.StatusOK, chatLine(req.Model, prompt.Part{}, &ending{reason: "load"}))
+		to.whole(chatLine(req.Model, prompt.Part{}, &ending{reason: "load"}))
 		return
 	}
-	d.converse(c, l, &req, opts, start)
+	d.converse(ctx, l, req, opts, start, to)
 }
 
 // chatModel returns the model that the request names.
@@ -94,7 +97,7 @@ func (d *Daemon) checkChat(req *api.ChatRequest, m *modelstore.Model, relaxed bo
 }
 
 // converse answers the last message of a conversation.
-func (d *Daemon) converse(c *gin.Context, l *lease, req *api.ChatRequest, opts api.Options, start time.Time) {
+func (d *Daemon) converse(ctx context.Context, l *lease, req *api.ChatRequest, opts api.Options, start time.Time, to reply) {
 	loaded := time.Since(start)
 	style := prompt.NewStyle(l.model.Template, l.model.Config, l.model.Name)
 	talk := prompt.Conversation{
@@ -104,18 +107,18 @@ func (d *Daemon) converse(c *gin.Context, l *lease, req *api.ChatRequest, opts a
 	}
 	output, tools, err := style.NewOutput(talk)
 	if err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
 	talk.Tools = tools
 	limit := contextLimit(opts, l.context)
 	p, err := fit(style, talk, l.vocab, limit, isTrue(req.Truncate))
 	if err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
 	if req.DebugRenderOnly {
-		c.JSON(http.StatusOK, api.ChatResponse{
+		to.whole(&api.ChatResponse{
 			Model:     req.Model,
 			CreatedAt: time.Now().UTC(),
 			DebugInfo: &api.DebugInfo{RenderedTemplate: p.Text, ImageCount: p.Images},
@@ -123,23 +126,23 @@ func (d *Daemon) converse(c *gin.Context, l *lease, req *api.ChatRequest, opts a
 		return
 	}
 	if err := checkLevel(req.Think, style.Parser == prompt.Harmony); err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
 	request, err := newRequest(opts, l.vocab, p.Tokens, limit, isTrue(req.Truncate), isTrue(req.Shift))
 	if err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
 	output.Begin(p.Text)
-	d.deliver(c, l.sched, turn{
+	d.deliver(ctx, l.sched, turn{
 		start:   start,
 		loaded:  loaded,
 		stream:  isTrue(req.Stream),
 		request: request,
 		output:  output,
 		line:    func(p prompt.Part, e *ending) any { return chatLine(req.Model, p, e) },
-	})
+	}, to)
 }
 
 // withModel puts the model's own messages before the request's, and its system

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"time"
@@ -18,42 +19,48 @@ import (
 // generate answers POST /api/generate.
 func (d *Daemon) generate(c *gin.Context) {
 	start := time.Now()
+	to := d.native(c)
 	var req api.GenerateRequest
 	if err := readBody(c, &req); err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
+	d.answerGenerate(c.Request.Context(), &req, start, to)
+}
+
+// answerGenerate answers a generate request that came at start.
+func (d *Daemon) answerGenerate(ctx context.Context, req *api.GenerateRequest, start time.Time, to reply) {
 	if err := checkTopLogprobs(req.TopLogprobs); err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
 	m, err := d.lookup(req.Model)
 	if err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
 	if req.Prompt == "" && req.KeepAlive != nil && req.KeepAlive.Duration == 0 {
 		d.resident.unload(m)
-		c.JSON(http.StatusOK, generateLine(req.Model, prompt.Part{}, &ending{reason: "unload"}))
+		to.whole(generateLine(req.Model, prompt.Part{}, &ending{reason: "unload"}))
 		return
 	}
 	style := prompt.NewStyle(m.Template, m.Config, m.Name)
-	opts, err := d.checkGenerate(&req, m, style)
+	opts, err := d.checkGenerate(req, m, style)
 	if err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
-	l, err := d.resident.acquire(c.Request.Context(), m, opts.Runner, req.KeepAlive)
+	l, err := d.resident.acquire(ctx, m, opts.Runner, req.KeepAlive)
 	if err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
 	defer l.release()
 	if req.Prompt == "" {
-		c.JSON(http.StatusOK, generateLine(req.Model, prompt.Part{}, &ending{reason: "load"}))
+		to.whole(generateLine(req.Model, prompt.Part{}, &ending{reason: "load"}))
 		return
 	}
-	d.complete(c, l, &req, opts, style, start)
+	d.complete(ctx, l, req, opts, style, start, to)
 }
 
 // checkGenerate checks what can be checked before the model is loaded. It settles
@@ -85,7 +92,7 @@ func (d *Daemon) checkGenerate(req *api.GenerateRequest, m *modelstore.Model, st
 }
 
 // complete answers a prompt.
-func (d *Daemon) complete(c *gin.Context, l *lease, req *api.GenerateRequest, opts api.Options, style prompt.Style, start time.Time) {
+func (d *Daemon) complete(ctx context.Context, l *lease, req *api.GenerateRequest, opts api.Options, style prompt.Style, start time.Time, to reply) {
 	loaded := time.Since(start)
 	limit := contextLimit(opts, l.context)
 	if req.Raw {
@@ -93,16 +100,16 @@ func (d *Daemon) complete(c *gin.Context, l *lease, req *api.GenerateRequest, op
 	}
 	output, _, err := style.NewOutput(prompt.Conversation{Think: req.Think})
 	if err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
 	p, err := completionPrompt(l, req, style, limit)
 	if err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
 	if req.DebugRenderOnly {
-		c.JSON(http.StatusOK, api.GenerateResponse{
+		to.whole(&api.GenerateResponse{
 			Model:     req.Model,
 			CreatedAt: time.Now().UTC(),
 			DebugInfo: &api.DebugInfo{RenderedTemplate: p.Text, ImageCount: p.Images},
@@ -111,11 +118,11 @@ func (d *Daemon) complete(c *gin.Context, l *lease, req *api.GenerateRequest, op
 	}
 	request, err := newRequest(opts, l.vocab, p.Tokens, limit, isTrue(req.Truncate), isTrue(req.Shift))
 	if err != nil {
-		d.fail(c, err)
+		to.fail(err)
 		return
 	}
 	output.Begin(p.Text)
-	d.deliver(c, l.sched, turn{
+	d.deliver(ctx, l.sched, turn{
 		start:   start,
 		loaded:  loaded,
 		stream:  isTrue(req.Stream),
@@ -128,7 +135,7 @@ func (d *Daemon) complete(c *gin.Context, l *lease, req *api.GenerateRequest, op
 			}
 			return r
 		},
-	})
+	}, to)
 }
 
 // completionPrompt makes the prompt of a generate request: the text as it is, a

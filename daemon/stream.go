@@ -35,25 +35,32 @@ type ending struct {
 	text    string // all that the model wrote
 }
 
-// sink takes an answer on its way to the client.
-type sink interface {
-	part(prompt.Part) error
-	end(prompt.Part, *ending) error
-	fail(error)
+// reply writes one answer to a client in the form of its API. It is given Ollama's
+// own responses: *api.ChatResponse from a chat, *api.GenerateResponse from a completion.
+type reply interface {
+	// line sends a piece of a streamed answer, the last with Done. An error says
+	// that the rest is of no use.
+	line(response any) error
+	// whole sends an answer that is not streamed, and what a load or unload is answered with.
+	whole(response any) error
+	// fail answers with an error and its status. Nothing was sent before.
+	fail(err error)
+	// failLine ends a stream with an error: with its status if nothing was sent before.
+	failLine(err error)
 }
 
 // deliver submits the turn and sends its answer. It returns when the scheduler is
 // done with the request. An answer that nobody can use any more is cancelled.
-func (d *Daemon) deliver(c *gin.Context, s *scheduler.Scheduler, t turn) {
-	ctx, cancel := context.WithCancel(c.Request.Context())
+func (d *Daemon) deliver(ctx context.Context, s *scheduler.Scheduler, t turn, to reply) {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var to sink = &whole{d: d, c: c, turn: &t}
+	var parts sink = &gathered{turn: &t, to: to}
 	if t.stream {
-		to = newLines(d, c, &t)
+		parts = &streamed{turn: &t, to: to}
 	}
 	events, err := s.Submit(ctx, t.request)
 	if err != nil {
-		to.fail(err)
+		parts.fail(err)
 		return
 	}
 	var text strings.Builder
@@ -66,10 +73,10 @@ func (d *Daemon) deliver(c *gin.Context, s *scheduler.Scheduler, t turn) {
 			continue
 		}
 		text.WriteString(e.Text)
-		if err := t.pass(e, text.String, to); err != nil {
+		if err := t.pass(e, text.String, parts); err != nil {
 			lost = true
 			cancel()
-			to.fail(err)
+			parts.fail(err)
 		}
 	}
 }
@@ -122,71 +129,84 @@ func (t *turn) metrics(d *scheduler.Done) api.Metrics {
 	}
 }
 
-// lines sends an answer as NDJSON, each line as soon as it is there.
-type lines struct {
-	d    *Daemon
-	c    *gin.Context
+// sink takes the parts of an answer.
+type sink interface {
+	part(prompt.Part) error
+	end(prompt.Part, *ending) error
+	fail(error)
+}
+
+// streamed sends each part as soon as it is there.
+type streamed struct {
 	turn *turn
-	buf  bytes.Buffer
-	enc  *json.Encoder
+	to   reply
 }
 
-func newLines(d *Daemon, c *gin.Context, t *turn) *lines {
-	l := &lines{d: d, c: c, turn: t}
-	l.enc = json.NewEncoder(&l.buf)
-	return l
-}
+func (s *streamed) part(p prompt.Part) error           { return s.to.line(s.turn.line(p, nil)) }
+func (s *streamed) end(p prompt.Part, e *ending) error { return s.to.line(s.turn.line(p, e)) }
+func (s *streamed) fail(err error)                     { s.to.failLine(err) }
 
-func (l *lines) part(p prompt.Part) error           { return l.write(l.turn.line(p, nil)) }
-func (l *lines) end(p prompt.Part, e *ending) error { return l.write(l.turn.line(p, e)) }
-
-func (l *lines) write(v any) error {
-	l.buf.Reset()
-	if err := l.enc.Encode(v); err != nil {
-		return err
-	}
-	w := l.c.Writer
-	if !w.Written() {
-		l.c.Header("Content-Type", typeLines)
-	}
-	if _, err := w.Write(l.buf.Bytes()); err != nil {
-		return err
-	}
-	w.Flush()
-	return nil
-}
-
-// fail gives the status while that is possible, then a last line. Nothing reaches a
-// client that has gone.
-func (l *lines) fail(err error) {
-	if l.c.Request.Context().Err() == nil || !l.c.Writer.Written() {
-		l.d.failAnywhere(l.c, err)
-	}
-}
-
-// whole gathers an answer and sends it at the end.
-type whole struct {
-	d                 *Daemon
-	c                 *gin.Context
+// gathered sends all parts as one at the end.
+type gathered struct {
 	turn              *turn
+	to                reply
 	content, thinking strings.Builder
 	calls             []api.ToolCall
 }
 
-func (w *whole) part(p prompt.Part) error {
-	w.content.WriteString(p.Content)
-	w.thinking.WriteString(p.Thinking)
-	w.calls = append(w.calls, p.Calls...)
+func (g *gathered) part(p prompt.Part) error {
+	g.content.WriteString(p.Content)
+	g.thinking.WriteString(p.Thinking)
+	g.calls = append(g.calls, p.Calls...)
 	return nil
 }
 
-func (w *whole) end(p prompt.Part, e *ending) error {
-	if err := w.part(p); err != nil {
+func (g *gathered) end(p prompt.Part, e *ending) error {
+	if err := g.part(p); err != nil {
 		return err
 	}
-	all := prompt.Part{Content: w.content.String(), Thinking: w.thinking.String(), Calls: w.calls}
-	w.c.JSON(http.StatusOK, w.turn.line(all, e))
+	all := prompt.Part{Content: g.content.String(), Thinking: g.thinking.String(), Calls: g.calls}
+	return g.to.whole(g.turn.line(all, e))
+}
+
+func (g *gathered) fail(err error) { g.to.fail(err) }
+
+// native is Ollama's own form: NDJSON, or one JSON object.
+type native struct {
+	d   *Daemon
+	c   *gin.Context
+	buf bytes.Buffer
+	enc *json.Encoder // into buf, made with the first line
+}
+
+func (d *Daemon) native(c *gin.Context) *native { return &native{d: d, c: c} }
+
+func (n *native) line(response any) error {
+	if n.enc == nil {
+		n.enc = json.NewEncoder(&n.buf)
+		n.c.Header("Content-Type", typeLines)
+	}
+	n.buf.Reset()
+	if err := n.enc.Encode(response); err != nil {
+		return err
+	}
+	if _, err := n.c.Writer.Write(n.buf.Bytes()); err != nil {
+		return err
+	}
+	n.c.Writer.Flush()
 	return nil
 }
 
-func (w *whole) fail(err error) { w.d.fail(w.c, err) }
+func (n *native) whole(response any) error {
+	n.c.JSON(http.StatusOK, response)
+	return nil
+}
+
+func (n *native) fail(err error) { n.d.fail(n.c, err) }
+
+// failLine sends nothing to a client that has gone.
+func (n *native) failLine(err error) {
+	if n.enc == nil || n.c.Request.Context().Err() == nil {
+		n.d.failAnywhere(n.c, err)
+	}
+}

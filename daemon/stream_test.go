@@ -277,7 +277,7 @@ type brokenPipe struct{ http.ResponseWriter }
 func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
 // answering is what a chat answer is sent with.
-func answering(tb testing.TB, w http.ResponseWriter, style prompt.Style, talk prompt.Conversation) (*lines, *turn) {
+func answering(tb testing.TB, w http.ResponseWriter, style prompt.Style, talk prompt.Conversation) (sink, *turn) {
 	tb.Helper()
 	c, _ := gin.CreateTestContext(w)
 	c.Request = httptest.NewRequest(http.MethodPost, "/api/chat", nil)
@@ -286,7 +286,7 @@ func answering(tb testing.TB, w http.ResponseWriter, style prompt.Style, talk pr
 		tb.Fatal(err)
 	}
 	t := &turn{start: time.Now(), output: output, line: func(p prompt.Part, e *ending) any { return chatLine("plain", p, e) }}
-	return newLines(&Daemon{}, c, t), t
+	return &streamed{turn: t, to: (&Daemon{}).native(c)}, t
 }
 
 func TestAnAnswerThatCantBeWrittenIsGivenUp(t *testing.T) {
