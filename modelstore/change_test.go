@@ -16,10 +16,10 @@ import (
 
 func TestWriteBlobKeepsOnlyWhatTheDigestSays(t *testing.T) {
 	s := openStore(t, t.TempDir())
-	good := digestOf([]byte("good"))
+	good := DigestOf([]byte("good"))
 	err := s.WriteBlob(t.Context(), good, strings.NewReader("bad"))
 	var mismatch *DigestMismatchError
-	want := `digest mismatch, expected "` + good.String() + `", got "` + digestOf([]byte("bad")).String() + `"`
+	want := `digest mismatch, expected "` + good.String() + `", got "` + DigestOf([]byte("bad")).String() + `"`
 	if !errors.As(err, &mismatch) || !errors.Is(err, ErrBadRequest) || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

@@ -31,7 +31,7 @@ func failAt(s *Store, n int, fail func(step string) error) (failed *string) {
 // lifeOfAModel does all that changes a store. What each part leaves is checked by
 // checkWhole, whatever happens on the way.
 func lifeOfAModel(t testing.TB, s *Store, weights []byte) error {
-	d := digestOf(weights)
+	d := DigestOf(weights)
 	if err := s.WriteBlob(t.Context(), d, strings.NewReader(string(weights))); err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func checkWhole(t *testing.T, dir string) {
 		}
 	}
 	for p, content := range files(t, filepath.Join(dir, "blobs")) {
-		if p != digestOf([]byte(content)).file() {
+		if p != DigestOf([]byte(content)).file() {
 			t.Errorf("blobs/%s is no blob, or holds something else", p)
 		}
 	}

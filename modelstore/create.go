@@ -156,7 +156,7 @@ func (c *creation) newText(mediaType string, content []byte) (*newLayer, error) 
 	if len(content) > maxText {
 		return nil, badRequestf("a text of %d bytes is too long for a model, the most is %d", len(content), maxText)
 	}
-	d := digestOf(content)
+	d := DigestOf(content)
 	c.hold.add(d)
 	return &newLayer{layer: layer{MediaType: mediaType, Digest: d, Size: int64(len(content))}, content: content}, nil
 }

@@ -62,7 +62,7 @@ func TestCreateFromAFileMakesAModelWithAllThatServingNeeds(t *testing.T) {
 	var total int64
 	for p, content := range files(t, filepath.Join(s.dir, "blobs")) {
 		total += int64(len(content))
-		if digestOf([]byte(content)).file() != p {
+		if DigestOf([]byte(content)).file() != p {
 			t.Errorf("blob %s holds something else", p)
 		}
 	}
@@ -160,7 +160,7 @@ func TestReplacingAModelRemovesWhatOnlyItNeeded(t *testing.T) {
 		if m == old || m.System != "second" {
 			t.Fatalf("system %q", m.System)
 		}
-		there, err := s.HasBlob(digestOf([]byte("first")))
+		there, err := s.HasBlob(DigestOf([]byte("first")))
 		if err != nil || there != keep {
 			t.Errorf("keep %v: the replaced text is there: %v, %v", keep, there, err)
 		}

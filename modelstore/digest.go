@@ -28,8 +28,8 @@ func ParseDigest(s string) (Digest, error) {
 	return d, nil
 }
 
-// digestOf is the digest of content.
-func digestOf(content []byte) Digest { return Digest{sum: sha256.Sum256(content), set: true} }
+// DigestOf is the digest of content.
+func DigestOf(content []byte) Digest { return Digest{sum: sha256.Sum256(content), set: true} }
 
 // sumOf is the digest of what was hashed.
 func sumOf(h hash.Hash) Digest { return Digest{sum: [32]byte(h.Sum(nil)), set: true} }

@@ -84,7 +84,7 @@ func name(t testing.TB, s string) Name {
 // upload stores content and returns its digest as requests write it.
 func upload(t testing.TB, s *Store, content []byte) string {
 	t.Helper()
-	d := digestOf(content)
+	d := DigestOf(content)
 	if err := s.WriteBlob(t.Context(), d, bytes.NewReader(content)); err != nil {
 		t.Fatal(err)
 	}

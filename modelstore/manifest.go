@@ -148,7 +148,7 @@ func (s *Store) readRecord(root *os.Root, n Name, old *record) (*record, error) 
 	} else if err != nil {
 		return nil, err
 	}
-	r.digest = digestOf(raw)
+	r.digest = DigestOf(raw)
 	if old != nil && old.digest == r.digest && old.file.ModTime().Equal(info.ModTime()) {
 		r.lazy = old.lazy
 	}

@@ -38,7 +38,7 @@ func asJSON(t *testing.T, v any) string {
 // TestCreateWritesTheBytesThatOllamaWrites asks for.
 func writeWithOllama(t *testing.T, n model.Name, weights string) {
 	t.Helper()
-	digest := digestOf([]byte(weights)).String()
+	digest := DigestOf([]byte(weights)).String()
 	ollamaLayer(t, "", weights)
 	blob, err := ollama.BlobsPath(digest)
 	if err != nil {
@@ -187,7 +187,7 @@ func TestWeReadOllamasFolder(t *testing.T) {
 
 func TestOldMediaTypesAndEmptyManifestsAreRead(t *testing.T) {
 	s := openStore(t, t.TempDir())
-	d := digestOf([]byte("{{ .Prompt }} old"))
+	d := DigestOf([]byte("{{ .Prompt }} old"))
 	upload(t, s, []byte("{{ .Prompt }} old"))
 	writeFile(t, filepath.Join(s.dir, library, "old/latest"), `{"layers":[`+
 		`{"mediaType":"application/vnd.ollama.image.prompt","digest":"sha256-`+strings.ToUpper(d.Hex())+`","size":17},`+

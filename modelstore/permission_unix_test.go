@@ -80,7 +80,7 @@ func TestAFolderThatCannotBeWrittenIsReadAllTheSame(t *testing.T) {
 			"create": s.Create(t.Context(), CreateRequest{Name: name(t, "y"), From: "x", System: "s"}, nil),
 			"copy":   s.Copy(name(t, "x"), name(t, "y")),
 			"delete": s.Delete(name(t, "x")),
-			"write":  s.WriteBlob(t.Context(), digestOf([]byte("x")), strings.NewReader("x")),
+			"write":  s.WriteBlob(t.Context(), DigestOf([]byte("x")), strings.NewReader("x")),
 		} {
 			if !errors.Is(err, ErrReadOnly) {
 				t.Errorf("%s: %v", what, err)

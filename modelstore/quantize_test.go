@@ -31,7 +31,7 @@ func TestQuantizeReplacesTheWeights(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := get(t, s, "x")
-	if m.ModelBlob != digestOf(quantized) || m.Config.FileType != "Q4_K_M" || m.ParentModel != "" || m.Config.ModelType != "16" {
+	if m.ModelBlob != DigestOf(quantized) || m.Config.FileType != "Q4_K_M" || m.ParentModel != "" || m.Config.ModelType != "16" {
 		t.Errorf("blob %v, parent %q, config %+v", m.ModelBlob, m.ParentModel, m.Config)
 	}
 	want := Progress{Status: "quantizing F16 model to Q4_K_M", Digest: "0000000000000000000", Total: int64(len(source)), Completed: int64(len(source)) / 2}
@@ -42,7 +42,7 @@ func TestQuantizeReplacesTheWeights(t *testing.T) {
 	// The type that the weights have already asks for nothing.
 	req.Name, req.Quantization, req.Quantize = name(t, "y"), "f16", nil
 	create(t, s, req)
-	if m := get(t, s, "y"); m.ModelBlob != digestOf(source) {
+	if m := get(t, s, "y"); m.ModelBlob != DigestOf(source) {
 		t.Errorf("blob %v", m.ModelBlob)
 	}
 }

@@ -223,7 +223,7 @@ func TestLinksOfTheOwnersMakingAreFollowedAndOthersAreNot(t *testing.T) {
 	// A blob and a folder that lead outside.
 	secret := filepath.Join(t.TempDir(), "secret")
 	writeFile(t, secret, "secret")
-	d := digestOf([]byte("secret"))
+	d := DigestOf([]byte("secret"))
 	if err := os.Symlink(secret, s.BlobPath(d)); err != nil {
 		t.Fatal(err)
 	}
