@@ -65,7 +65,7 @@ func (d *Daemon) chatModel(req *api.ChatRequest) (*modelstore.Model, error) {
 	if _, err := modelstore.ParseName(req.Model); err != nil {
 		return nil, newError(http.StatusBadRequest, textNoModel)
 	}
-	return d.lookup(req.Model)
+	return d.find(req.Model)
 }
 
 // checkChat checks what can be checked before the model is loaded. It settles

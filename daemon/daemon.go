@@ -21,6 +21,7 @@ type Daemon struct {
 	store    *modelstore.Store
 	queue    *scheduler.Queue
 	resident *residency
+	aliases  *aliases
 	origins  gin.HandlerFunc
 
 	lifecycle // see lifecycle.go
@@ -49,6 +50,10 @@ func New(o Options) (*Daemon, error) {
 		d.log.Warn("models can be run, but not created, copied or deleted", "error", err)
 	}
 	d.resident = newResidency(opts, d.queue)
+	d.aliases = newAliases(opts.Aliases)
+	if _, err := d.aliases.list(); err != nil {
+		d.log.Warn("there are no aliases", "error", err)
+	}
 	return d, nil
 }
 

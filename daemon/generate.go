@@ -34,7 +34,7 @@ func (d *Daemon) answerGenerate(ctx context.Context, req *api.GenerateRequest, s
 		to.fail(err)
 		return
 	}
-	m, err := d.lookup(req.Model)
+	m, err := d.find(req.Model)
 	if err != nil {
 		to.fail(err)
 		return

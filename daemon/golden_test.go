@@ -8,23 +8,30 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"cllm/llm"
+	"cllm/llm/llmtest"
 )
 
 // The golden bodies: what is sent to each route and what comes back, as files.
 //
 // A case is a pair of files anywhere under testdata/golden: NAME.http holds the
 // requests, NAME.want the answers. Each case has a daemon of its own (serveFake),
-// so nothing that one does is seen by another. To add a case write its NAME.http,
+// so nothing that one does is seen by another. It runs on a clock of its own, and a
+// token is made when all that came before has been read: a stream always has the
+// same pieces. To add a case write its NAME.http,
 // run `go test ./daemon -run TestGolden -update`, and read the NAME.want that it
 // wrote before committing both.
 //
@@ -58,7 +65,8 @@ func TestGolden(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			asked := readGolden(t, name+".http")
-			got := goldenAnswers(t, asked)
+			var got string
+			synctest.Test(t, func(t *testing.T) { got = goldenAnswers(t, asked) })
 			if *update {
 				if err := os.WriteFile(goldenPath(name+".want"), []byte(got), 0o644); err != nil {
 					t.Fatal(err)
@@ -135,9 +143,18 @@ const goldenRule = "###\n"
 // in which they are kept.
 func goldenAnswers(t *testing.T, asked string) string {
 	t.Helper()
-	var says atomic.Pointer[string]
-	says.Store(new("hello"))
-	a := serveFake(t, func(string) string { return *says.Load() })
+	says := "hello"
+	p := newPipes()
+	a := serveFake(t, func(string) string { return says }, func(o *Options, e *llmtest.Options) {
+		o.listen = func(string) (net.Listener, error) { return p, nil }
+		e.BeforeDecode = func([]llm.Row) error {
+			time.Sleep(time.Millisecond) // of the case's clock: until everybody waits
+			return nil
+		}
+	})
+	agedModels(t, a)
+	client := p.client(t)
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	form := newGoldenForm(a)
 	var answers []string
 	for text := range strings.SplitSeq(asked, goldenRule) {
@@ -146,11 +163,26 @@ func goldenAnswers(t *testing.T, asked string) string {
 			t.Fatalf("%v in %q", err, text)
 		}
 		if script != nil {
-			says.Store(script)
+			says = *script
 		}
-		answers = append(answers, goldenAnswer(t, form, req))
+		answers = append(answers, goldenAnswer(t, client, form, req))
 	}
 	return strings.Join(answers, goldenRule)
+}
+
+// agedModels gives the models different ages, so that lists have one order.
+func agedModels(t *testing.T, a *testAPI) {
+	t.Helper()
+	manifests, err := filepath.Glob(filepath.Join(a.opts.Models, "manifests", "*", "*", "*", "*"))
+	if err != nil || len(manifests) == 0 {
+		t.Fatal(manifests, err)
+	}
+	for i, path := range manifests {
+		at := time.Date(2025, 1, 1, 0, i, 0, 0, time.UTC)
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // parseGolden returns one request of a case, and what the model is to say if that
@@ -198,15 +230,12 @@ func parseGolden(a *testAPI, text string) (req *http.Request, says *string, err 
 	return req, says, nil
 }
 
-// goldenClient shows answers as they are.
-var goldenClient = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-
 // howSent are header lines about the connection, not the answer.
 var howSent = []string{"Date", "Content-Length", "Transfer-Encoding", "Connection"}
 
-func goldenAnswer(t *testing.T, form *goldenForm, req *http.Request) string {
+func goldenAnswer(t *testing.T, client *http.Client, form *goldenForm, req *http.Request) string {
 	t.Helper()
-	res, err := goldenClient.Do(req)
+	res, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,8 @@ type Options struct {
 	KeepAlive     time.Duration // how long a model stays without requests; 0 means not at all, negative for ever
 	LoadTimeout   time.Duration // a load without progress for so long is given up; 0: never
 	ContextLength int           // num_ctx of requests that don't say; 4096
+	Aliases       string        // Ollama's server.json, which holds the aliases of models; "": they are forgotten with the daemon
+	CloudOff      string        // who switched Ollama's cloud off, as /api/status tells it: env, config or both; config
 	Origins       []string      // origins that browsers may come from; those of this machine
 
 	MaxConnections int           // 1024
@@ -54,6 +56,7 @@ func (o Options) withDefaults() (Options, error) {
 	set(&o.MaxQueue, 512)
 	set(&o.MaxLoaded, 3)
 	set(&o.ContextLength, 4096)
+	set(&o.CloudOff, "config")
 	set(&o.MaxConnections, 1024)
 	set(&o.IOTimeout, 60*time.Second)
 	set(&o.IdleTimeout, 10*time.Minute)
