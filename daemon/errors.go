@@ -97,7 +97,7 @@ func (d *Daemon) fail(c *gin.Context, err error) {
 	case status >= http.StatusInternalServerError:
 		d.log.Error("request failed", "method", c.Request.Method, "path", c.Request.URL.Path, "status", status, "error", err)
 	}
-	c.AbortWithStatusJSON(status, gin.H{"error": text})
+	c.AbortWithStatusJSON(status, errorBody(c.Request.URL.Path, status, text))
 }
 
 // failAnywhere ends a request with an error, whatever was sent before: a stream gets

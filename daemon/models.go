@@ -91,17 +91,22 @@ func (d *Daemon) show(c *gin.Context) {
 	c.JSON(http.StatusOK, resp)
 }
 
-// describe is all that is known of a model.
-func (d *Daemon) describe(req *api.ShowRequest) (*api.ShowResponse, error) {
-	//lint:ignore SA1019 old clients send it
-	written := cmp.Or(req.Model, req.Name)
+// named is lookup with the errors of show for what is no name.
+func (d *Daemon) named(written string) (*modelstore.Model, error) {
 	if written == "" {
 		return nil, newError(http.StatusBadRequest, textNoModel)
 	}
 	if n := model.ParseName(written); !n.IsValid() {
 		return nil, model.Unqualified(n)
 	}
-	m, err := d.lookup(written)
+	return d.lookup(written)
+}
+
+// describe is all that is known of a model.
+func (d *Daemon) describe(req *api.ShowRequest) (*api.ShowResponse, error) {
+	//lint:ignore SA1019 old clients send it
+	written := cmp.Or(req.Model, req.Name)
+	m, err := d.named(written)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,11 @@ func readBody(c *gin.Context, v any) error {
 	if err := decode(c, v); err != nil {
 		return err
 	}
+	return drain(c)
+}
+
+// drain reads the body to its end.
+func drain(c *gin.Context) error {
 	_, err := io.Copy(io.Discard, c.Request.Body)
 	var tooLarge *http.MaxBytesError
 	if err != nil && !errors.As(err, &tooLarge) {

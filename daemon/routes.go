@@ -19,15 +19,7 @@ func (d *Daemon) routes(bound net.Addr) http.Handler {
 	r.GET("/", d.root)
 	r.HEAD("/api/version", d.version)
 	r.GET("/api/version", d.version)
-	r.GET("/api/status", d.status)
 	r.GET("/metrics", d.metrics())
-
-	r.POST("/api/me", d.whoami)
-	r.POST("/api/signout", d.signOut)
-	r.DELETE("/api/user/keys/:key", d.signOut)
-	r.GET("/api/experimental/aliases", d.listAliases)
-	r.POST("/api/experimental/aliases", d.limitBody, d.setAlias)
-	r.DELETE("/api/experimental/aliases", d.limitBody, d.deleteAlias)
 
 	r.POST("/api/generate", d.limitBody, d.generate)
 	r.POST("/api/chat", d.limitBody, d.chat)
@@ -41,5 +33,12 @@ func (d *Daemon) routes(bound net.Addr) http.Handler {
 	r.POST("/api/create", d.limitBody, d.create)
 	r.HEAD("/api/blobs/:digest", d.hasBlob)
 	r.POST("/api/blobs/:digest", d.uploadBlob)
+
+	r.POST("/v1/chat/completions", d.limitBody, d.chatCompletions)
+	r.POST("/v1/completions", d.limitBody, d.completions)
+	r.GET("/v1/models", d.modelList)
+	r.GET("/v1/models/:model", d.modelEntry)
+	r.POST("/v1/responses", d.limitBody, d.responses)
+	r.POST("/v1/messages", d.limitBody, d.messages)
 	return r
 }

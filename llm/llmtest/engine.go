@@ -157,7 +157,7 @@ func (e *Engine) fill(history []llm.Token) {
 		h = h*6364136223846793005 + 1442695040888963407
 		e.logits[t] = float32(h>>40) / (1 << 24)
 	}
-	e.logits[e.opts.Next(history)] = 8
+	e.logits[e.opts.Next(history)] = 24
 }
 
 // Held is the number of tokens that the sequence holds.
