@@ -18,11 +18,10 @@ const modelsMark = "<models>"
 // goldenForm writes answers in the form in which they are kept. The same id or
 // digest has the same mark in all answers of a case.
 type goldenForm struct {
-	texts *strings.Replacer
-	marks map[string]string
-	count map[string]int
-	// sequence is the number of the last event in a stream of numbered ones.
-	sequence int64
+	texts    *strings.Replacer
+	marks    map[string]string
+	count    map[string]int
+	sequence int64 // the number of the last event in a stream of numbered ones
 }
 
 func newGoldenForm(a *testAPI) *goldenForm {
@@ -35,7 +34,7 @@ func newGoldenForm(a *testAPI) *goldenForm {
 
 var (
 	// anID is an id that the daemon makes up. What is before the last "_" or "-" says of what.
-	anID    = regexp.MustCompile(`\b(call|chatcmpl|cmpl|resp|msg|fc|rs|srvtoolu|toolu|req)[_-][0-9A-Za-z_-]+\b`)
+	anID    = regexp.MustCompile(`^(call|chatcmpl|cmpl|resp|msg|fc|rs|srvtoolu|toolu|item|req)[_-][0-9A-Za-z_-]+$`)
 	aDigest = regexp.MustCompile(`\b[0-9a-f]{64}\b`)
 	aTime   = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$`)
 )
@@ -76,16 +75,31 @@ func (f *goldenForm) value(field string, v any) any {
 		return f.number(field, v)
 	case string:
 		if strings.HasSuffix(field, "_at") && aTime.MatchString(v) && !strings.HasPrefix(v, "0001") {
-			return "<time>"
+			return moment(field, v)
 		}
 		return f.text(v)
 	}
 	return v
 }
 
+// moment is the mark of a time. When something expires is told to the minute.
+func moment(field, v string) string {
+	t, err := time.Parse(time.RFC3339Nano, v)
+	if err != nil {
+		return v
+	}
+	if field != "expires_at" {
+		return "<time>"
+	}
+	if in := time.Until(t).Round(time.Minute); in < 100*365*24*time.Hour {
+		return fmt.Sprintf("<in %s>", in)
+	}
+	return "<never>"
+}
+
 func (f *goldenForm) number(field string, v json.Number) any {
 	n, err := v.Int64()
-	if field == "sequence_number" && err == nil && (n == f.sequence+1 || n == 0 && f.sequence == 0) {
+	if field == "sequence_number" && err == nil && (n == f.sequence+1) {
 		f.sequence = n
 		return "<next>"
 	}
@@ -115,123 +129,45 @@ func (f *goldenForm) body(contentType, body string) string {
 	return f.text(body)
 }
 
-// events writes a stream. Pieces that follow one another are written as one: how
-// many tokens are in a piece depends on how fast the client reads.
+// events writes a stream, an event at a time.
 func (f *goldenForm) events(body, end, prefix string) string {
+	f.sequence = -1
 	var b strings.Builder
-	var last any // written with the next one that is not its continuation
-	var head string
-	flush := func() {
-		if last != nil {
-			b.WriteString(head + prefix + f.write(last, "") + end)
-		}
-		last = nil
-	}
-	f.sequence = 0
 	for event := range strings.SplitSeq(strings.TrimSuffix(body, end), end) {
-		before, data, found := "", event, true
-		if prefix != "" {
-			before, data, found = strings.Cut("\n"+event, "\n"+prefix)
-			before = strings.TrimPrefix(before+"\n", "\n")
+		before, data := "", event
+		if i := strings.Index("\n"+event, "\n"+prefix); i >= 0 {
+			before, data = event[:i+len(prefix)], event[i+len(prefix):]
 		}
-		v, ok := parseJSON(data)
-		if !found || !ok {
-			flush()
-			b.WriteString(f.text(event) + end)
-			continue
-		}
-		v = f.value("", v)
-		if joined, ok := join("", last, v); ok && last != nil && head == before {
-			last = joined
-			continue
-		}
-		flush()
-		last, head = v, before
+		b.WriteString(before + f.json(data, "") + end)
 	}
-	flush()
 	return b.String()
-}
-
-// pieces are the fields in which a piece of an answer is sent.
-var pieces = []string{"response", "content", "thinking", "reasoning", "text", "delta", "partial_json", "refusal"}
-
-// piecesOfLists are lists with an entry for each token.
-var piecesOfLists = []string{"logprobs", "content", "tokens", "token_logprobs", "top_logprobs", "text_offset"}
-
-// join returns two events as one if the second continues the first: all fields are
-// the same, except that pieces go on, and so do lists of log-probabilities.
-func join(field string, a, b any) (any, bool) {
-	switch a := a.(type) {
-	case map[string]any:
-		b, ok := b.(map[string]any)
-		if !ok || !slices.Equal(slices.Sorted(maps.Keys(a)), slices.Sorted(maps.Keys(b))) {
-			return nil, false
-		}
-		all := map[string]any{}
-		for name := range a {
-			if all[name], ok = join(name, a[name], b[name]); !ok {
-				return nil, false
-			}
-		}
-		return all, true
-	case []any:
-		b, ok := b.([]any)
-		if !ok {
-			return nil, false
-		}
-		if slices.Contains(piecesOfLists, field) {
-			return append(slices.Clone(a), b...), true
-		}
-		if len(a) != len(b) {
-			return nil, false
-		}
-		all := make([]any, len(a))
-		for i := range a {
-			if all[i], ok = join(field, a[i], b[i]); !ok {
-				return nil, false
-			}
-		}
-		return all, true
-	case string:
-		if b, ok := b.(string); ok && slices.Contains(pieces, field) && a != "" && b != "" {
-			return a + b, true
-		}
-	}
-	return a, a == b
 }
 
 // json writes a JSON text with its keys in order. Other texts stay texts.
 func (f *goldenForm) json(text, indent string) string {
-	v, ok := parseJSON(text)
-	if !ok {
-		return f.text(text)
-	}
-	return f.write(f.value("", v), indent)
-}
-
-func parseJSON(text string) (any, bool) {
 	dec := json.NewDecoder(strings.NewReader(text))
 	dec.UseNumber()
 	var v any
-	err := dec.Decode(&v)
-	return v, err == nil && !dec.More()
-}
-
-func (f *goldenForm) write(v any, indent string) string {
+	if err := dec.Decode(&v); err != nil || dec.More() {
+		return f.text(text)
+	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", indent)
-	if err := enc.Encode(v); err != nil {
-		return err.Error() // of what was JSON: can't be
+	if err := enc.Encode(f.value("", v)); err != nil {
+		return f.text(text)
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
 func TestAGoldenFormKeepsWhatHasTheWrongShape(t *testing.T) {
 	f := &goldenForm{texts: strings.NewReplacer("/tmp/m", modelsMark), marks: map[string]string{}, count: map[string]int{}}
+	inTenMinutes := time.Now().Add(10 * time.Minute).Format(time.RFC3339Nano)
 	for in, want := range map[string]string{
 		`{"created_at":"2026-01-02T03:04:05.6Z"}`:     `{"created_at":"<time>"}`,
+		`{"expires_at":"` + inTenMinutes + `"}`:       `{"expires_at":"<in 10m0s>"}`,
+		`{"expires_at":"2318-01-01T00:00:00Z"}`:       `{"expires_at":"<never>"}`,
 		`{"created_at":"yesterday"}`:                  `{"created_at":"yesterday"}`,
 		`{"modified_at":"0001-01-01T00:00:00Z"}`:      `{"modified_at":"0001-01-01T00:00:00Z"}`,
 		`{"load_duration":7,"eval_duration":0}`:       `{"eval_duration":0,"load_duration":"<nanoseconds>"}`,
@@ -249,18 +185,17 @@ func TestAGoldenFormKeepsWhatHasTheWrongShape(t *testing.T) {
 	}
 }
 
-func TestAGoldenFormJoinsThePiecesOfAStream(t *testing.T) {
+func TestAGoldenFormShowsEachEvent(t *testing.T) {
 	for _, c := range []struct{ kind, in, want string }{
 		{
 			"application/x-ndjson",
-			`{"response":"a","done":false}` + "\n" + `{"response":"b","done":false}` + "\n" + `{"response":"","done":true}` + "\n",
-			`{"done":false,"response":"ab"}` + "\n" + `{"done":true,"response":""}` + "\n",
+			"{\"b\":1,\"a\":\"<\"}\n{}\n",
+			"{\"a\":\"<\",\"b\":1}\n{}\n",
 		},
 		{
-			"text/event-stream",
-			"event: x\ndata: {\"delta\":\"a\",\"sequence_number\":1}\n\nevent: x\ndata: {\"delta\":\"b\",\"sequence_number\":2}\n\n" +
-				"event: y\ndata: {\"delta\":\"c\",\"sequence_number\":2}\n\ndata: [DONE]\n\n",
-			"event: x\ndata: {\"delta\":\"ab\",\"sequence_number\":\"<next>\"}\n\nevent: y\ndata: {\"delta\":\"c\",\"sequence_number\":2}\n\ndata: [DONE]\n\n",
+			"text/event-stream; charset=utf-8",
+			"event: x\ndata: {\"sequence_number\":0}\n\ndata: {\"sequence_number\":1}\n\ndata: {\"sequence_number\":3}\n\ndata: [DONE]\n\n",
+			"event: x\ndata: {\"sequence_number\":\"<next>\"}\n\ndata: {\"sequence_number\":\"<next>\"}\n\ndata: {\"sequence_number\":3}\n\ndata: [DONE]\n\n",
 		},
 	} {
 		f := &goldenForm{texts: strings.NewReplacer(), marks: map[string]string{}, count: map[string]int{}}

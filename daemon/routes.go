@@ -19,7 +19,15 @@ func (d *Daemon) routes(bound net.Addr) http.Handler {
 	r.GET("/", d.root)
 	r.HEAD("/api/version", d.version)
 	r.GET("/api/version", d.version)
+	r.GET("/api/status", d.status)
 	r.GET("/metrics", d.metrics())
+
+	r.POST("/api/me", d.whoami)
+	r.POST("/api/signout", d.signOut)
+	r.DELETE("/api/user/keys/:key", d.signOut)
+	r.GET("/api/experimental/aliases", d.listAliases)
+	r.POST("/api/experimental/aliases", d.limitBody, d.setAlias)
+	r.DELETE("/api/experimental/aliases", d.limitBody, d.deleteAlias)
 
 	r.POST("/api/generate", d.limitBody, d.generate)
 	r.POST("/api/chat", d.limitBody, d.chat)
