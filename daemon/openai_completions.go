@@ -18,14 +18,23 @@ func (d *Daemon) completions(c *gin.Context) {
 		to.fail(err)
 		return
 	}
-	req, err := openai.FromCompleteRequest(asked)
+	req, err := fromCompletion(asked)
 	if err != nil {
-		to.fail(refuse(err))
+		to.fail(err)
 		return
 	}
-	asDecoded(req.Options)
 	to.stream, to.usage = asked.Stream, wantsUsage(asked.StreamOptions)
-	d.answerGenerate(c.Request.Context(), &req, start, to)
+	d.answerGenerate(c.Request.Context(), req, start, to)
+}
+
+// fromCompletion makes a generate request of a request for a completion.
+func fromCompletion(asked openai.CompletionRequest) (*api.GenerateRequest, error) {
+	req, err := openai.FromCompleteRequest(asked)
+	if err != nil {
+		return nil, refuse(err)
+	}
+	asDecoded(req.Options)
+	return &req, nil
 }
 
 // completion writes the answer to a prompt.
