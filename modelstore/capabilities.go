@@ -9,9 +9,30 @@ import (
 	"github.com/ollama/ollama/types/model"
 )
 
-// Capabilities lists what the model can do, in Ollama's order. It is never nil.
+// Capabilities lists what the model can do, in Ollama's order. It is never nil, and
+// worked out once. It must not be changed.
 func (m *Model) Capabilities() []model.Capability {
-	list := m.ownCapabilities()
+	if m.derived == nil {
+		list, _ := m.capabilities()
+		return list
+	}
+	m.derived.mu.Lock()
+	defer m.derived.mu.Unlock()
+	if m.derived.abilities != nil {
+		return m.derived.abilities
+	}
+	list, err := m.capabilities()
+	if err != nil {
+		slog.Error("a model's capabilities are not known", "model", m.Name, "error", err)
+		return list
+	}
+	m.derived.abilities = list
+	return list
+}
+
+// capabilities returns what is known of them with an error.
+func (m *Model) capabilities() ([]model.Capability, error) {
+	list, unknown := m.ownCapabilities()
 	add := func(c model.Capability, has bool) {
 		if has && !slices.Contains(list, c) {
 			list = append(list, c)
@@ -29,23 +50,22 @@ func (m *Model) Capabilities() []model.Capability {
 	add(model.CapabilityThinking, opening != "" && closing != "" ||
 		slices.Contains([]string{"gptoss", "gpt-oss"}, m.Config.ModelFamily) ||
 		builtin != nil && builtin.HasThinkingSupport())
-	return list
+	return list, unknown
 }
 
 // ownCapabilities are those that the weights have, whatever the template. A model
 // without a GGUF file says in its config what it can do.
-func (m *Model) ownCapabilities() []model.Capability {
+func (m *Model) ownCapabilities() ([]model.Capability, error) {
 	list := []model.Capability{}
 	if m.ModelPath == "" {
 		for _, c := range m.Config.Capabilities {
 			list = append(list, model.Capability(c))
 		}
-		return list
+		return list, nil
 	}
 	info, err := m.Info()
 	if err != nil {
-		slog.Error("a model's capabilities are not known", "model", m.Name, "error", err)
-		return list
+		return list, err
 	}
 	if info.HasPooling {
 		list = append(list, model.CapabilityEmbedding)
@@ -55,5 +75,5 @@ func (m *Model) ownCapabilities() []model.Capability {
 	if info.HasVision {
 		list = append(list, model.CapabilityVision)
 	}
-	return list
+	return list, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/ollama/ollama/api"
@@ -36,6 +37,14 @@ type Model struct {
 
 	store      *Store
 	projectors []Digest
+	derived    *derived // nil in a Model that no store made
+}
+
+// derived is what was worked out from a model's files. It lives as long as that
+// version of the model, and is shared by the copies that With makes.
+type derived struct {
+	mu        sync.Mutex
+	abilities []model.Capability
 }
 
 // maxText bounds what is read as a text blob: config, system text, license,
@@ -117,7 +126,7 @@ func (s *Store) model(r *record) (*Model, error) {
 	}
 	m := &Model{
 		Name: r.name, Digest: r.digest, Size: r.size(), ModifiedAt: r.file.ModTime(),
-		Config: config, Template: template.DefaultTemplate, store: s,
+		Config: config, Template: template.DefaultTemplate, store: s, derived: &derived{},
 	}
 	for _, l := range r.Layers {
 		if err := s.addLayer(m, l); err != nil {

@@ -3,9 +3,13 @@ package modelstore
 import (
 	"encoding/json"
 	"math"
+	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -171,10 +175,46 @@ func TestCapabilitiesFollowWeightsTemplateAndParser(t *testing.T) {
 			c.req.Name = name(t, "x")
 			c.req.Files = map[string]string{"m.gguf": upload(t, s, ggufFile(t, 8, c.pairs))}
 			create(t, s, c.req)
-			if diff := cmp.Diff(c.want, get(t, s, "x").Capabilities()); diff != "" {
-				t.Error(diff)
+			m := get(t, s, "x")
+			for _, m := range []*Model{m, m, m.With("text", nil)} {
+				if diff := cmp.Diff(c.want, m.Capabilities()); diff != "" {
+					t.Error(diff)
+				}
 			}
 		})
+	}
+}
+
+func TestCapabilitiesAreWorkedOutOncePerVersionOfAModel(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	createSmall(t, s, "x", 8)
+	age(t, filepath.Join(s.dir, library, "x", "latest"), time.Hour)
+	first := get(t, s, "x").Capabilities()
+	if again := get(t, s, "x").Capabilities(); &again[0] != &first[0] {
+		t.Error("the capabilities of an unchanged model were worked out twice")
+	}
+	create(t, s, CreateRequest{Name: name(t, "x"), From: "x", Template: "{{ .Tools }}{{ .Messages }}"})
+	if diff := cmp.Diff(append(slices.Clone(first), model.CapabilityTools), get(t, s, "x").Capabilities()); diff != "" {
+		t.Errorf("after a change: %s", diff)
+	}
+}
+
+func TestCapabilitiesThatCantBeReadAreReadAgain(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	createSmall(t, s, "x", 8)
+	m := get(t, openStore(t, s.dir), "x") // which has not read the header
+	away := m.ModelPath + "-away"
+	if err := os.Rename(m.ModelPath, away); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.Capabilities(); slices.Contains(got, model.CapabilityCompletion) {
+		t.Errorf("without weights: %v", got)
+	}
+	if err := os.Rename(away, m.ModelPath); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.Capabilities(); !slices.Contains(got, model.CapabilityCompletion) {
+		t.Errorf("with weights: %v", got)
 	}
 }
 

@@ -44,8 +44,10 @@ func (s Style) NewOutput(c Conversation) (*Output, []api.Tool, error) {
 		}
 	}
 	o := &Output{}
-	if open, end := thinking.InferTags(s.Template.Template); c.Think.Bool() && open != "" && end != "" {
-		o.thinking = &thinking.Parser{OpeningTag: open, ClosingTag: end}
+	if c.Think.Bool() {
+		if open, end := thinking.InferTags(s.Template.Template); open != "" && end != "" {
+			o.thinking = &thinking.Parser{OpeningTag: open, ClosingTag: end}
+		}
 	}
 	if len(c.Tools) > 0 {
 		o.tools = tools.NewParser(s.Template.Template, c.Tools)

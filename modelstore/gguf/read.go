@@ -231,9 +231,7 @@ func readArray[T any](d *decoder, kind uint32, least int64, read func() T) any {
 		}
 		return values
 	case kind == typeString:
-		for i := uint64(0); i < n && d.err == nil; i++ {
-			d.skip(int64(d.length("array")))
-		}
+		d.skipStrings(n)
 	default:
 		d.skip(int64(n) * least)
 	}
@@ -305,6 +303,30 @@ func (d *decoder) skip(n int64) {
 		k, err := d.r.Discard(int(min(n, 1<<20)))
 		n -= int64(k)
 		d.took(int64(k), err)
+	}
+}
+
+// skipStrings skips n strings. A vocabulary has hundreds of thousands of them: they
+// are skipped where they lie in the buffer, except those that go over its end.
+func (d *decoder) skipStrings(n uint64) {
+	for n > 0 && d.err == nil {
+		window, _ := d.r.Peek(d.r.Buffered()) // can't fail: it is all there
+		window = window[:max(min(int64(len(window)), d.room()), 0)]
+		skipped := 0
+		for ; n > 0 && len(window) >= 8; n-- {
+			length := binary.LittleEndian.Uint64(window)
+			if length > uint64(len(window)-8) {
+				break
+			}
+			window = window[8+length:]
+			skipped += 8 + int(length)
+		}
+		k, err := d.r.Discard(skipped)
+		d.took(int64(k), err)
+		if n > 0 {
+			d.skip(int64(d.length("array")))
+			n--
+		}
 	}
 }
 
