@@ -20,14 +20,17 @@ import (
 // fakeLoader gives out fake engines and remembers what became of them.
 type fakeLoader struct {
 	engine llmtest.Options
+	embed  llmtest.EmbedOptions
 	size   int64 // of each model
 	// before, when set, is called by Load and may wait or fail.
 	before func(ctx context.Context, spec LoadSpec, progress func(float32)) error
 
-	mu      sync.Mutex
-	specs   []LoadSpec
-	engines []*llmtest.Engine
-	closed  int
+	mu        sync.Mutex
+	specs     []LoadSpec
+	engines   []*llmtest.Engine
+	embedders []*llmtest.Embedder
+	loaded    int
+	closed    int
 }
 
 func (f *fakeLoader) Load(ctx context.Context, spec LoadSpec, progress func(float32)) (*Loaded, error) {
@@ -39,21 +42,34 @@ func (f *fakeLoader) Load(ctx context.Context, spec LoadSpec, progress func(floa
 			return nil, err
 		}
 	}
-	e := llmtest.NewEngine(f.engine)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.engines = append(f.engines, e)
-	return &Loaded{
-		Engine:  e,
-		Vocab:   llmtest.Vocab{},
-		Size:    f.size,
-		Grammar: func(string) (llm.Grammar, error) { return nil, nil },
+	f.loaded++
+	l := &Loaded{
+		Vocab:        llmtest.Vocab{},
+		Context:      4096,
+		Size:         f.size,
+		OpenEmbedder: f.openEmbedder,
 		Close: func() {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			f.closed++
 		},
-	}, nil
+	}
+	if !spec.Embeddings {
+		e := llmtest.NewEngine(f.engine)
+		f.engines = append(f.engines, e)
+		l.Engine = e
+	}
+	return l, nil
+}
+
+func (f *fakeLoader) openEmbedder() (llm.Embedder, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := llmtest.NewEmbedder(f.embed)
+	f.embedders = append(f.embedders, e)
+	return e, nil
 }
 
 func (f *fakeLoader) Quantize(_ context.Context, src, dst, _ string, progress func(done, total int64)) error {
@@ -83,8 +99,16 @@ func (f *fakeLoader) check(t *testing.T) {
 	t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.closed != len(f.engines) {
-		t.Errorf("%d models were loaded, %d were freed", len(f.engines), f.closed)
+	if f.closed != f.loaded {
+		t.Errorf("%d models were loaded, %d were freed", f.loaded, f.closed)
+	}
+	for i, e := range f.embedders {
+		if !e.Closed() {
+			t.Errorf("embedder %d was not closed", i)
+		}
+		for _, v := range e.Violations() {
+			t.Errorf("embedder %d: %s", i, v)
+		}
 	}
 	for i, e := range f.engines {
 		if !e.Closed() {

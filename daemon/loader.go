@@ -30,6 +30,7 @@ type Loader interface {
 type LoadSpec struct {
 	ModelPath    string   // the GGUF file
 	AdapterPaths []string // LoRA, applied to every request
+	Embeddings   bool     // the model was made for embeddings: it needs no engine
 
 	Slots   int   // sequences
 	Context int   // positions that a sequence shall have at least, if the model was trained for so many
@@ -41,16 +42,21 @@ type LoadSpec struct {
 
 // Loaded is a model in memory.
 type Loaded struct {
-	Engine llm.Engine // its owner closes it
-	Vocab  llm.Vocab
-	Size   int64 // bytes of weights and buffers, without the KV cache
-	VRAM   int64 // bytes of Size that are on a GPU
+	Engine  llm.Engine // its owner closes it; nil: the model gives embeddings only
+	Vocab   llm.Vocab
+	Context int   // positions of one request, where there is no engine to say it
+	Size    int64 // bytes of weights and buffers, without the KV cache
+	VRAM    int64 // bytes of Size that are on a GPU
 
 	// Grammar compiles GBNF text for the model's vocabulary.
 	Grammar func(gbnf string) (llm.Grammar, error)
 
+	// OpenEmbedder makes an embedder over the same weights; its owner closes it.
+	// nil: the model gives no embeddings.
+	OpenEmbedder func() (llm.Embedder, error)
+
 	// Close frees the weights and the vocabulary. It is called once, after the
-	// engine was closed.
+	// engine and the embedders were closed.
 	Close func()
 }
 
@@ -84,6 +90,7 @@ func (r *residency) start(w *waiter, free int64) {
 	spec := LoadSpec{
 		ModelPath:    w.model.ModelPath,
 		AdapterPaths: w.model.AdapterPaths,
+		Embeddings:   w.embeddings,
 		Slots:        r.opts.Slots,
 		Context:      r.opts.ContextLength,
 		Threads:      w.options.NumThread,
@@ -183,7 +190,9 @@ func (r *residency) welcome(l *load, loaded *Loaded) {
 func (r *residency) discard(loaded *Loaded) {
 	r.loads++ // run has to stay until it is freed
 	go func() {
-		loaded.Engine.Close()
+		if loaded.Engine != nil {
+			loaded.Engine.Close()
+		}
 		loaded.Close()
 		r.send(discarded{})
 	}()

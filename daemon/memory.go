@@ -49,7 +49,16 @@ func (r *residency) room() (free int64, occupants []occupant) {
 	return max(min(free, mem.available), 0), occupants
 }
 
-func (m *resident) heldBytes() int64 { return m.sched.Stats().HeldTokens * m.limits.CellBytes }
+// heldBytes is what the model's requests hold beside the weights.
+func (m *resident) heldBytes() (sum int64) {
+	if m.sched != nil {
+		sum = m.sched.Stats().HeldTokens * m.limits.CellBytes
+	}
+	if m.embed != nil {
+		sum += m.embed.Stats().Bytes
+	}
+	return sum
+}
 
 // kvBudget is the KV cache, in bytes, that a model gets of what is free after it
 // was loaded. What the other models may still take up of theirs is left to them,

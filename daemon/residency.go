@@ -3,39 +3,17 @@ package daemon
 import (
 	"context"
 	"log/slog"
-	"net/http"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/ollama/ollama/api"
 
-	"cllm/llm"
 	"cllm/modelstore"
 	"cllm/scheduler"
 )
 
 // runnerOptions are the options that belong to the engine, not to a request.
 type runnerOptions = api.Runner
-
-// lease keeps a model resident while it is held.
-type lease struct {
-	model        *modelstore.Model
-	vocab        llm.Vocab
-	sched        *scheduler.Scheduler
-	context      int           // positions one request may use at most
-	loadDuration time.Duration // what this request waited for the load
-
-	// grammar compiles GBNF text for the model's vocabulary. The caller closes
-	// what it returns, or hands it to the scheduler.
-	grammar func(gbnf string) (llm.Grammar, error)
-
-	done func()
-}
-
-// release gives the lease back. The vocabulary must not be used afterwards. A
-// second call does nothing.
-func (l *lease) release() { l.done() }
 
 // residency owns the models in memory. One goroutine, run, reads and writes
 // residents, waiting and loading; everybody else sends it events. It never waits:
@@ -66,15 +44,16 @@ type event interface{ happen(r *residency) }
 
 // waiter is a request for a model.
 type waiter struct {
-	ctx       context.Context
-	model     *modelstore.Model
-	key       string
-	size      int64 // bytes of its files
-	options   runnerOptions
-	keepAlive *api.Duration
-	arrived   time.Time
-	queued    bool // it has a place in the queue
-	answer    chan grant
+	ctx        context.Context
+	model      *modelstore.Model
+	key        string
+	size       int64 // bytes of its files
+	embeddings bool  // it was made for embeddings
+	options    runnerOptions
+	keepAlive  *api.Duration
+	arrived    time.Time
+	queued     bool // it has a place in the queue
+	answer     chan grant
 }
 
 type grant struct {
@@ -112,34 +91,6 @@ func (r *residency) send(e event) bool {
 	}
 }
 
-// acquire returns the model resident, loading it if need be. While it loads, the
-// request waits in the daemon's queue. A keepAlive replaces that of the model for
-// everyone. Errors are scheduler.ErrBusy when the queue is full, ctx's error, or
-// why the model can't be loaded.
-func (r *residency) acquire(ctx context.Context, m *modelstore.Model, num runnerOptions, keepAlive *api.Duration) (*lease, error) {
-	if err := loadable(m); err != nil {
-		return nil, err
-	}
-	size, err := weightBytes(m)
-	if err != nil {
-		return nil, err
-	}
-	w := &waiter{
-		ctx: ctx, model: m, key: identity(m), size: size, options: num, keepAlive: keepAlive,
-		arrived: time.Now(), answer: make(chan grant),
-	}
-	if !r.send(arrived{w}) {
-		return nil, errStopping
-	}
-	select {
-	case g := <-w.answer:
-		return g.lease, g.err
-	case <-ctx.Done():
-		r.send(left{w})
-		return nil, ctx.Err()
-	}
-}
-
 // unload frees the model when its last lease is given back.
 func (r *residency) unload(m *modelstore.Model) { r.send(unwanted{identity(m)}) }
 
@@ -155,27 +106,6 @@ func (r *residency) list() []residentInfo {
 // stop ends every answer and every load, and frees what is not leased any more.
 // It does not wait; done is closed when all is freed.
 func (r *residency) stop() { r.send(stopped{}) }
-
-// identity is the same for models that can share weights and scheduler.
-func identity(m *modelstore.Model) string {
-	parts := append([]string{m.ModelPath}, m.AdapterPaths...)
-	parts = append(parts, "projectors")
-	return strings.Join(append(parts, m.ProjectorPaths...), "\x00")
-}
-
-// loadable refuses what the engine can't run.
-func loadable(m *modelstore.Model) error {
-	name := m.Name.DisplayShortest()
-	switch {
-	case m.Config.RemoteHost != "":
-		return errorf(http.StatusBadRequest, "model '%s' runs on another host, %s; this server runs models of its own folder only", name, m.Config.RemoteHost)
-	case m.ModelPath == "":
-		return errorf(http.StatusBadRequest, "model '%s' has no GGUF weights and can't be run; create it from a GGUF file", name)
-	case len(m.ProjectorPaths) > 0:
-		return errorf(http.StatusBadRequest, "model '%s' has a projector for images, which this server can't run yet; use a model without one", name)
-	}
-	return nil
-}
 
 // arrived: a request wants a model.
 type arrived struct{ w *waiter }
@@ -292,7 +222,7 @@ func (r *residency) dismissServed() {
 // done with the waiter.
 func (r *residency) serve(w *waiter) bool {
 	m := r.find(w.key)
-	if m == nil || m.retiring || !m.serves(w.options) || m.sched.Failed() != nil {
+	if m == nil || m.retiring || !m.serves(w.options) || m.failed() {
 		return false
 	}
 	r.leaveQueue(w)
@@ -300,8 +230,8 @@ func (r *residency) serve(w *waiter) bool {
 		model:        w.model,
 		vocab:        m.loaded.Vocab,
 		sched:        m.sched,
+		embed:        m.embed,
 		context:      m.limits.Context,
-		grammar:      m.loaded.Grammar,
 		loadDuration: time.Since(w.arrived),
 		done:         sync.OnceFunc(func() { r.send(released{m}) }),
 	}

@@ -10,16 +10,18 @@ import (
 )
 
 // resident is a model in memory. Its fields belong to residency.run. It serves,
-// then retires (no new leases), then is shut (its scheduler ends), and is freed
-// when the scheduler has ended and no lease is held.
+// then retires (no new leases), then is shut (its scheduler and its embeddings
+// end), and is freed when both have ended and no lease is held.
 type resident struct {
 	key     string
 	options runnerOptions     // it was loaded with
 	model   *modelstore.Model // as the last request named it
 	loaded  *Loaded
-	sched   *scheduler.Scheduler
-	limits  llm.Limits
-	budget  int64 // bytes of KV cache it may hold
+	sched   *scheduler.Scheduler  // nil: the model gives embeddings only
+	embed   *scheduler.Embeddings // nil: it gives none
+	running int                   // of sched and embed, those whose Run has not returned
+	limits  llm.Limits            // of the engine; without one only Context counts
+	budget  int64                 // bytes of KV cache it may hold
 
 	keepAlive time.Duration
 	leases    int
@@ -31,7 +33,7 @@ type resident struct {
 
 	retiring bool
 	shutting bool
-	ended    bool // the scheduler's Run has returned
+	ended    bool // it serves nobody any more
 	freeing  bool
 }
 
@@ -42,17 +44,23 @@ type residentInfo struct {
 	vram    int64 // bytes of size that are on a GPU
 	expires time.Time
 	context int
-	stats   scheduler.Stats
-	cell    int64 // bytes of KV cache per token
-	budget  int64 // bytes of KV cache it may hold
+	stats   scheduler.Stats           // zero without an engine
+	embed   scheduler.EmbeddingsStats // zero until embeddings were asked for
+	cell    int64                     // bytes of KV cache per token
+	budget  int64                     // bytes of KV cache it may hold
 }
 
 func (m *resident) info() residentInfo {
 	info := residentInfo{
 		model: m.model, vram: m.loaded.VRAM, expires: m.expires, context: m.context,
-		stats: m.sched.Stats(), cell: m.limits.CellBytes, budget: m.budget,
+		cell: m.limits.CellBytes, budget: m.budget, size: m.loaded.Size + m.heldBytes(),
 	}
-	info.size = m.loaded.Size + info.stats.HeldTokens*info.cell
+	if m.sched != nil {
+		info.stats = m.sched.Stats()
+	}
+	if m.embed != nil {
+		info.embed = m.embed.Stats()
+	}
 	if m.leases > 0 {
 		info.expires = time.Now().Add(m.keepAlive)
 	}
@@ -67,6 +75,11 @@ func (m *resident) serves(want runnerOptions) bool {
 		want.MainGPU == have.MainGPU &&
 		(want.UseMMap == nil || have.UseMMap != nil && *want.UseMMap == *have.UseMMap) &&
 		(want.NumThread == 0 || want.NumThread == have.NumThread)
+}
+
+// failed reports whether the model has to be loaded anew.
+func (m *resident) failed() bool {
+	return m.sched != nil && m.sched.Failed() != nil || m.embed != nil && m.embed.Failed() != nil
 }
 
 // begin notes that a waiter has a lease.
@@ -102,7 +115,7 @@ func (e released) happen(r *residency) {
 	m.idleSince = time.Now()
 	switch {
 	case m.ended:
-		r.free(m)
+		r.free(m) // or its Run does
 	case m.retiring:
 		r.shut(m)
 	default:
@@ -147,39 +160,47 @@ func (r *residency) retire(m *resident) {
 	}
 }
 
-// shut ends the scheduler, and with it the engine.
+// shut ends the scheduler and the embeddings, and with them what they own.
 func (r *residency) shut(m *resident) {
 	if m.shutting {
 		return
 	}
 	m.shutting = true
 	m.stopTimer()
-	go m.sched.Close() // its Run returns, which is an event
+	if m.sched != nil { // a Run that returns is an event
+		go m.sched.Close()
+	}
+	if m.embed != nil {
+		go m.embed.Close()
+	}
 }
 
-// ended: a scheduler's Run has returned.
+// ended: the Run of a model's scheduler has returned, or that of its embeddings.
 type ended struct {
-	m   *resident
-	err error
+	m       *resident
+	err     error
+	answers bool // answers go on: only the embeddings have failed
 }
 
 func (e ended) happen(r *residency) {
 	m := e.m
-	m.ended = true
-	m.stopTimer()
+	m.running--
 	if e.err != nil {
 		r.log.Error("the engine failed; the next request loads the model anew", "model", m.model.Name.DisplayShortest(), "error", e.err)
 	}
-	m.retiring, m.shutting = true, true
-	if m.leases == 0 {
-		r.free(m)
+	if e.answers && e.err != nil {
+		r.retire(m)
+	} else {
+		m.ended, m.retiring = true, true
+		r.shut(m)
 	}
+	r.free(m)
 	r.advance()
 }
 
-// free gives the memory of a model back.
+// free gives the memory of a model back when nobody uses it any more.
 func (r *residency) free(m *resident) {
-	if m.freeing {
+	if m.freeing || m.leases > 0 || m.running > 0 {
 		return
 	}
 	m.freeing = true
@@ -206,16 +227,25 @@ func (e freed) happen(r *residency) {
 func (r *residency) admit(l *load, loaded *Loaded) (*resident, error) {
 	m := &resident{
 		key: l.first.key, options: l.first.options, model: l.first.model, loaded: loaded,
-		limits: loaded.Engine.Limits(), keepAlive: r.opts.KeepAlive, idleSince: time.Now(),
+		limits: llm.Limits{Context: loaded.Context}, keepAlive: r.opts.KeepAlive, idleSince: time.Now(),
+	}
+	if loaded.Engine != nil {
+		m.limits = loaded.Engine.Limits()
+		m.budget = r.kvBudget(min(l.free-loaded.Size, r.opts.memory().available))
+		var err error
+		m.sched, err = scheduler.New(loaded.Engine, loaded.Vocab, scheduler.Options{Queue: r.queue, MemoryBudget: m.budget})
+		if err != nil {
+			return nil, fmt.Errorf("the model can't be scheduled: %w", err)
+		}
+		m.running++
+		go func() { r.send(ended{m: m, err: m.sched.Run()}) }()
+	}
+	if loaded.OpenEmbedder != nil {
+		m.embed = scheduler.NewEmbeddings(loaded.OpenEmbedder, scheduler.EmbeddingsOptions{Queue: r.queue, Slots: r.opts.Slots})
+		m.running++
+		go func() { r.send(ended{m: m, err: m.embed.Run(), answers: m.sched != nil}) }()
 	}
 	m.context = min(r.opts.ContextLength, m.limits.Context)
-	m.budget = r.kvBudget(min(l.free-loaded.Size, r.opts.memory().available))
-	var err error
-	m.sched, err = scheduler.New(loaded.Engine, loaded.Vocab, scheduler.Options{Queue: r.queue, MemoryBudget: m.budget})
-	if err != nil {
-		return nil, fmt.Errorf("the model can't be scheduled: %w", err)
-	}
 	r.residents = append(r.residents, m)
-	go func() { r.send(ended{m, m.sched.Run()}) }()
 	return m, nil
 }

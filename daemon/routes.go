@@ -31,6 +31,8 @@ func (d *Daemon) routes(bound net.Addr) http.Handler {
 
 	r.POST("/api/generate", d.limitBody, d.generate)
 	r.POST("/api/chat", d.limitBody, d.chat)
+	r.POST("/api/embed", d.limitBody, d.embed)
+	r.POST("/api/embeddings", d.limitBody, d.embeddings)
 	r.GET("/api/ps", d.ps)
 
 	r.HEAD("/api/tags", d.tags)

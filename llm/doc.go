@@ -1,5 +1,5 @@
 // Package llm is the vocabulary that the scheduler, the daemon and the engines
-// share: tokens, positions, sequences, rows, and the three interfaces Engine,
+// share: tokens, positions, sequences, rows, and the interfaces Engine, Embedder,
 // Vocab and Grammar. It holds no C and imports nothing of cllm.
 //
 // A model's text is cut into tokens by its Vocab. An Engine keeps, for each
@@ -8,5 +8,8 @@
 // one token of one sequence that the engine shall decode next, a batch is the
 // rows of one Decode call. A row that asks for logits can be sampled afterwards.
 //
-// An Engine belongs to one goroutine. A Vocab may be used from many.
+// An Embedder turns whole texts into vectors instead, many texts in one call.
+//
+// An Engine and an Embedder each belong to one goroutine. A Vocab may be used from
+// many.
 package llm

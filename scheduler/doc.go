@@ -15,4 +15,10 @@
 //   - an active slot's cached tokens are a proper prefix of its request's tokens;
 //   - no request's tokens exceed its context;
 //   - every request that Submit accepted gets exactly one final event.
+//
+// Embeddings, from embeddings.go on, does the same for texts that shall become
+// vectors: its own Run owns an embedder and the requests for it. A call of the
+// embedder takes texts of all requests in turn, as deal says; a text that is too
+// long for a call is computed in parts beside the others, where the model allows it.
+// Both kinds of requests share a Queue, and of one model the weights.
 package scheduler

@@ -72,7 +72,8 @@ func New(o Options) (*Loader, error) {
 	return l, nil
 }
 
-// Load reads the weights and makes a context with room for all sequences.
+// Load reads the weights and makes a context with room for all sequences, or of a
+// model for embeddings an embedder.
 func (l *Loader) Load(ctx context.Context, spec daemon.LoadSpec, progress func(float32)) (*daemon.Loaded, error) {
 	before := gpuFree()
 	model, err := llama.LoadModel(ctx, spec.ModelPath, llama.ModelOptions{
@@ -84,9 +85,10 @@ func (l *Loader) Load(ctx context.Context, spec daemon.LoadSpec, progress func(f
 	if err != nil {
 		return nil, fmt.Errorf("unable to load model: %w", err)
 	}
-	engine, adapters, err := l.prepare(ctx, model, spec)
+	w := &weights{Loader: l, model: model, spec: spec}
+	engine, err := w.prepare(ctx)
 	if err != nil {
-		model.Close()
+		w.close()
 		return nil, fmt.Errorf("unable to load model: %w", err)
 	}
 	size := int64(model.Info().Size)
@@ -95,52 +97,20 @@ func (l *Loader) Load(ctx context.Context, spec daemon.LoadSpec, progress func(f
 			size += info.Size()
 		}
 	}
-	return &daemon.Loaded{
-		Engine:  engine,
-		Vocab:   model.Vocab(),
-		Size:    size,
-		VRAM:    min(size, max(before-gpuFree(), 0)),
-		Grammar: func(gbnf string) (llm.Grammar, error) { return model.NewGrammar(gbnf, "root") },
-		Close: func() {
-			for _, a := range adapters {
-				a.Close()
-			}
-			model.Close()
-		},
-	}, nil
-}
-
-// prepare makes the context and applies the adapters to it.
-func (l *Loader) prepare(ctx context.Context, model *llama.Model, spec daemon.LoadSpec) (_ *llama.Context, adapters []*llama.Adapter, err error) {
-	var engine *llama.Context
-	defer func() {
-		if err != nil {
-			for _, a := range adapters {
-				a.Close()
-			}
-			if engine != nil {
-				engine.Close()
-			}
-		}
-	}()
-	if engine, err = l.newContext(ctx, model, spec); err != nil {
-		return nil, nil, err
+	loaded := &daemon.Loaded{
+		Vocab:        model.Vocab(),
+		Size:         size,
+		VRAM:         min(size, max(before-gpuFree(), 0)),
+		Grammar:      func(gbnf string) (llm.Grammar, error) { return model.NewGrammar(gbnf, "root") },
+		OpenEmbedder: w.openEmbedder,
+		Close:        w.close,
 	}
-	var scales []float32
-	for _, path := range spec.AdapterPaths {
-		a, err := model.LoadAdapter(path)
-		if err != nil {
-			return nil, adapters, err
-		}
-		adapters = append(adapters, a)
-		scales = append(scales, 1)
+	if engine != nil {
+		loaded.Engine = engine
+	} else {
+		loaded.Context = w.embedder.Limits().Context
 	}
-	if len(adapters) > 0 {
-		if err := engine.SetAdapters(adapters, scales); err != nil {
-			return nil, adapters, err
-		}
-	}
-	return engine, adapters, ctx.Err()
+	return loaded, nil
 }
 
 // newContext gives each sequence all positions that the model was trained for, as

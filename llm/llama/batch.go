@@ -95,7 +95,7 @@ func (c *Context) check(rows []llm.Row) error {
 			outputs++
 		}
 	}
-	if outputs > c.outputs && !c.embeds {
+	if outputs > c.outputs {
 		return invalid("%d rows ask for logits; at most %d may", outputs, c.outputs)
 	}
 	return nil

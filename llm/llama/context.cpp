@@ -131,7 +131,7 @@ cllm_context * cllm_context_new(struct llama_model * model, const cllm_context_o
         info->memory    = c->memory() != nullptr;
         info->can_shift = info->memory && llama_memory_can_shift(c->memory());
     });
-    if (err->code == CLLM_OK && info->memory && !o->embeddings) {
+    if (err->code == CLLM_OK && info->memory) {
         guarded(err, false, [&](call &) { info->cell_bytes = measure_cell(c.get()); });
     }
     return err->code == CLLM_OK ? c.release() : nullptr;
@@ -169,13 +169,27 @@ int32_t cllm_decode(cllm_context * c, const cllm_row * rows, int32_t n, cllm_err
     return code;
 }
 
-const float * cllm_embedding(cllm_context * c, int32_t seq, int32_t row, cllm_error * err) {
-    const float * e = nullptr;
-    guarded(err, true, [&](call &) {
-        e = llama_pooling_type(c->ctx) == LLAMA_POOLING_TYPE_NONE ? llama_get_embeddings_ith(c->ctx, row) :
-                                                                    llama_get_embeddings_seq(c->ctx, seq);
+int32_t cllm_embed(cllm_context * c, const cllm_row * rows, int32_t n, const int32_t * take, int32_t n_take, int32_t width,
+                   float * out, cllm_error * err) {
+    // With embeddings llama.cpp computes the logits of every row, too, and keeps room for them.
+    c->embeddings = n_take > 0;
+    llama_set_embeddings(c->ctx, c->embeddings);
+    const int32_t code = cllm_decode(c, rows, n, err);
+    if (code != 0 || n_take == 0) {
+        return code;
+    }
+    guarded(err, true, [&](call & call) {
+        const bool pooled = llama_pooling_type(c->ctx) != LLAMA_POOLING_TYPE_NONE;
+        for (int32_t i = 0; i < n_take; i++) {
+            const float * e = pooled ? llama_get_embeddings_seq(c->ctx, take[i]) : llama_get_embeddings_ith(c->ctx, take[i]);
+            if (!e) {
+                call.fail(CLLM_UNSUPPORTED, "the model gives no embedding");
+                return;
+            }
+            std::copy_n(e, width, out + int64_t(i) * width);
+        }
     });
-    return e;
+    return code;
 }
 
 int32_t cllm_seq_held(cllm_context * c, int32_t seq) {

@@ -32,7 +32,6 @@ type Context struct {
 	memory   bool // keeps positions or a state
 	whole    bool // keeps a state that no part can be taken from
 	canShift bool
-	embeds   bool
 
 	held     []llm.Pos  // positions of each sequence
 	next     []llm.Pos  // scratch of Decode
@@ -85,12 +84,12 @@ func (m *Model) newContext(o ContextOptions) (*Context, error) {
 		poll:          C.int32_t(o.Poll),
 		kv_type:       C.int32_t(o.KVType),
 		flash_attn:    C.int32_t(flashType(o.FlashAttention)),
-		pooling:       C.int32_t(o.Pooling) - 1,
+		pooling:       C.int32_t(o.pooling) - 1,
 		unified:       C.bool(o.Unified),
-		embeddings:    C.bool(o.Embeddings),
+		embeddings:    C.bool(o.embeds != noEmbeddings),
 	}
-	if o.Embeddings {
-		opts.n_outputs = 0 // an embedding needs all rows
+	if o.embeds == asWhole {
+		opts.n_outputs = 0 // what is pooled needs all rows
 	}
 	var info C.cllm_context_info
 	var cerr C.cllm_error
@@ -99,7 +98,7 @@ func (m *Model) newContext(o ContextOptions) (*Context, error) {
 	if cc == nil {
 		return nil, failure("new context", &cerr, nil)
 	}
-	if !bool(info.memory) && !o.Embeddings {
+	if !bool(info.memory) && o.embeds != asWhole {
 		C.cllm_context_free(cc)
 		return nil, &Error{Op: "new context", Class: llm.ErrUnsupported, Detail: "the model gives embeddings only"}
 	}
@@ -126,7 +125,6 @@ func (m *Model) newContext(o ContextOptions) (*Context, error) {
 		memory:   bool(info.memory),
 		whole:    m.oneState(),
 		canShift: bool(info.can_shift) && m.canShift(o.KVType),
-		embeds:   o.Embeddings,
 		held:     make([]llm.Pos, o.Sequences),
 		next:     make([]llm.Pos, o.Sequences),
 		logits:   unsafe.Slice((**C.float)(unsafe.Pointer(C.cllm_logits(cc))), int(info.n_batch)),
@@ -190,7 +188,7 @@ func (o *ContextOptions) complete(train int) error {
 	}
 	o.Poll = min(o.Poll, 100)
 	o.KVType = cmp.Or(o.KVType, KVF16)
-	if o.Embeddings {
+	if o.embeds == asWhole {
 		// What is pooled has to be computed in one pass: the parts of a sequence
 		// that lie in different passes would be pooled apart. llama.cpp reserves
 		// for equal numbers of rows per sequence and can't pool the mean otherwise.

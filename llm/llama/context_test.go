@@ -100,11 +100,13 @@ func TestAContextThatCantBeIsAnError(t *testing.T) {
 
 func TestAVocabularyAloneComputesNothing(t *testing.T) {
 	m := load(t, tinyPath, ModelOptions{VocabOnly: true})
-	for _, embeddings := range []bool{false, true} {
-		if c, err := m.NewContext(ContextOptions{Embeddings: embeddings}); err == nil {
-			c.Close()
-			t.Errorf("embeddings %v: a context without weights", embeddings)
-		}
+	if c, err := m.NewContext(ContextOptions{}); err == nil {
+		c.Close()
+		t.Error("a context without weights")
+	}
+	if e, err := m.NewEmbedder(EmbedderOptions{}); err == nil {
+		e.Close()
+		t.Error("an embedder without weights")
 	}
 }
 

@@ -52,6 +52,9 @@ func (*Model) Meta(string) (string, bool) { return "", false }
 // NewContext says what is missing.
 func (*Model) NewContext(ContextOptions) (*Context, error) { return nil, errNoCgo }
 
+// NewEmbedder says what is missing.
+func (*Model) NewEmbedder(EmbedderOptions) (*Embedder, error) { return nil, errNoCgo }
+
 // NewGrammar says what is missing.
 func (*Model) NewGrammar(_, _ string) (*Grammar, error) { return nil, errNoCgo }
 
@@ -84,7 +87,6 @@ func (*Context) Copy(llm.SeqID, llm.SeqID, llm.Pos) error        { return errNoC
 func (*Context) StateSize(llm.SeqID) (int, error)                { return 0, errNoCgo }
 func (*Context) SaveState(_ llm.SeqID, b []byte) ([]byte, error) { return b, errNoCgo }
 func (*Context) LoadState(llm.SeqID, []byte) error               { return errNoCgo }
-func (*Context) Embed([][]llm.Token) ([][]float32, error)        { return nil, errNoCgo }
 func (*Context) Logits(int) ([]float32, error)                   { return nil, errNoCgo }
 func (*Context) SetAdapters([]*Adapter, []float32) error         { return errNoCgo }
 func (*Context) Abort()                                          {}
@@ -96,6 +98,18 @@ func (*Context) Sample(picks []llm.Pick) {
 		picks[i].Err = errNoCgo
 	}
 }
+
+// Embedder can't be made.
+type Embedder struct{ _ [0]func() }
+
+var _ llm.Embedder = (*Embedder)(nil)
+
+func (*Embedder) Limits() llm.EmbedLimits                 { return llm.EmbedLimits{} }
+func (*Embedder) Embed([]llm.EmbedPart) error             { return errNoCgo }
+func (*Embedder) Forget(llm.SeqID)                        {}
+func (*Embedder) SetAdapters([]*Adapter, []float32) error { return errNoCgo }
+func (*Embedder) Abort()                                  {}
+func (*Embedder) Close()                                  {}
 
 // Grammar can't be made.
 type Grammar struct{ _ [0]func() }

@@ -90,8 +90,30 @@ type ContextOptions struct {
 	Unified            bool           // one pool of cells for all sequences, instead of one part each
 	KVType             KVType         // 0: f16
 	FlashAttention     FlashAttention // 0: where the device can
-	Embeddings         bool           // for Embed instead of Sample
-	Pooling            Pooling
+
+	embeds  embedMode // for an Embedder
+	pooling Pooling   // of embeds
+}
+
+// embedMode says who makes one vector of those of a text's tokens.
+type embedMode int8
+
+const (
+	noEmbeddings embedMode = iota
+	inParts                // this package: a text may come in parts, over several decodes
+	asWhole                // llama.cpp: a text has to be computed in one pass
+)
+
+// EmbedderOptions say what an embedder holds. Zero values are replaced as described.
+type EmbedderOptions struct {
+	Sequences      int            // texts computed together, 1 to 256; 0: 128
+	Context        int            // tokens of a text, at most what the model was trained for; 0: that
+	Batch          int            // tokens computed together; 0: 2048; less where the vocabulary is large
+	Threads        int            // 0: GOMAXPROCS
+	Poll           int            // how long idle threads spin, 0 (not at all) to 100; negative: 50
+	KVType         KVType         // 0: f16
+	FlashAttention FlashAttention // 0: where the device can
+	Pooling        Pooling        // 0: what the model was made for
 }
 
 // Device is a place where models can be computed.

@@ -116,8 +116,13 @@ typedef struct {
 
 // llama_decode's code, after waiting for the end of the computation.
 int32_t cllm_decode(cllm_context * c, const cllm_row * rows, int32_t n, cllm_error * err);
-// The embedding of a sequence, or of a row where nothing is pooled. NULL when there is none.
-const float * cllm_embedding(cllm_context * c, int32_t seq, int32_t row, cllm_error * err);
+
+// embedder.go
+
+// Decodes rows, and takes the embeddings of sequences, or of rows where nothing is
+// pooled, into out, width numbers each. Where none are taken, none are computed.
+int32_t cllm_embed(cllm_context * c, const cllm_row * rows, int32_t n, const int32_t * take, int32_t n_take, int32_t width,
+                   float * out, cllm_error * err);
 
 // memory.go
 

@@ -18,3 +18,17 @@ func TestFakeEngineConforms(t *testing.T) {
 		})
 	}
 }
+
+func TestFakeEmbedderConforms(t *testing.T) {
+	for name, l := range map[string]llm.EmbedLimits{
+		"whole texts":    {Sequences: 8, Context: 128, Batch: 64, Whole: true},
+		"texts in parts": {Sequences: 4, Context: 200, Batch: 64},
+		"by default":     {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			TestEmbedder(t, func(*testing.T) (llm.Embedder, llm.Vocab) {
+				return NewEmbedder(EmbedOptions{Limits: l}), Vocab{}
+			})
+		})
+	}
+}
