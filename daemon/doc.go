@@ -6,7 +6,11 @@
 //	               residency.acquire ─► lease ─► scheduler.Submit ─► Stream
 //	                    │                                              │
 //	                    ▼                                              ▼
-//	                 Loader (weights, engine)                NDJSON lines or one object
+//	                 Loader (weights, engine)                reply ─► the client
+//
+// A reply writes an answer in the form of its API: native (NDJSON lines or one object),
+// chatCompletion, completion and responseReply (OpenAI), messageReply (Anthropic). Their
+// requests are made Ollama's own by its converters; nothing else knows of the forms.
 //
 // Who owns what:
 //   - the resident models, their keep-alive timers and the loads: one goroutine
@@ -19,7 +23,7 @@
 //   - a model stays in memory while a lease on it is held, whatever its keep_alive;
 //   - loads come one after another, and a model is never loaded twice at a time;
 //   - only fail writes an error before the first byte of an answer, and after it
-//     an error is the last line of the stream;
+//     an error is the last line or event of the stream;
 //   - Stop ends every answer with a last line, then frees every engine.
 //
 // The package reads no environment, flag or signal, and registers nothing

@@ -86,7 +86,7 @@ func (d *Daemon) settleEffort(req *api.ChatRequest) {
 	if !req.Think.IsString() {
 		return
 	}
-	m, err := d.lookup(req.Model)
+	m, err := d.find(req.Model)
 	if err != nil { // the answer tells of it
 		return
 	}
