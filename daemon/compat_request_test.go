@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -254,5 +255,31 @@ func TestResponsesTakeCompressedBodies(t *testing.T) {
 	}
 	if r := a.postPacked("/v1/chat/completions", packed(t, `{}`)); r.status != 400 {
 		t.Errorf("another route: %d %s", r.status, r.body)
+	}
+}
+
+func TestBase64EmbeddingsAreTheSameNumbers(t *testing.T) {
+	a := serveFake(t, always(""))
+	ask := func(format string, v any) {
+		t.Helper()
+		parse(t, a.post("/v1/embeddings", `{"model":"embedder","input":["a","bc"],"encoding_format":"`+format+`"}`).body, v)
+	}
+	var plain struct {
+		Data []struct{ Embedding []float32 }
+	}
+	ask("float", &plain)
+	var coded struct{ Data []struct{ Embedding []byte } }
+	ask("base64", &coded)
+	if len(plain.Data) != 2 || len(coded.Data) != 2 {
+		t.Fatalf("%d and %d embeddings of two texts", len(plain.Data), len(coded.Data))
+	}
+	for i, want := range plain.Data {
+		got := make([]float32, len(coded.Data[i].Embedding)/4)
+		if _, err := binary.Decode(coded.Data[i].Embedding, binary.LittleEndian, got); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want.Embedding, got); diff != "" || len(got) == 0 {
+			t.Errorf("%d:\n%s", i, diff)
+		}
 	}
 }

@@ -46,6 +46,7 @@ func (d *Daemon) routes(bound net.Addr) http.Handler {
 
 	r.POST("/v1/chat/completions", d.limitBody, d.chatCompletions)
 	r.POST("/v1/completions", d.limitBody, d.completions)
+	r.POST("/v1/embeddings", d.limitBody, d.embeddingList)
 	r.GET("/v1/models", d.modelList)
 	r.GET("/v1/models/:model", d.modelEntry)
 	r.POST("/v1/responses", d.limitBody, d.responses)
