@@ -96,7 +96,7 @@ func loadable(m *modelstore.Model) error {
 	name := m.Name.DisplayShortest()
 	switch {
 	case m.Config.RemoteHost != "":
-		return errorf(http.StatusBadRequest, "model '%s' runs on another host, %s; this server runs models of its own folder only", name, m.Config.RemoteHost)
+		return newError(http.StatusForbidden, textRemoteOff)
 	case m.ModelPath == "":
 		return errorf(http.StatusBadRequest, "model '%s' has no GGUF weights and can't be run; create it from a GGUF file", name)
 	case len(m.ProjectorPaths) > 0:

@@ -290,7 +290,7 @@ func TestModelsThatCantRunAreRefusedBeforeTheLoad(t *testing.T) {
 		status int
 		text   string
 	}{
-		{remote, http.StatusBadRequest, "model 'a:latest' runs on another host, https://ollama.com:443; this server runs models of its own folder only"},
+		{remote, http.StatusForbidden, "ollama cloud is disabled: remote model is unavailable"},
 		{projector, http.StatusBadRequest, "model 'b:latest' has a projector for images, which this server can't run yet; use a model without one"},
 		{none, http.StatusBadRequest, "model 'c:latest' has no GGUF weights and can't be run; create it from a GGUF file"},
 		{gone, http.StatusInternalServerError, "model 'c:latest' is incomplete, its file weights-deleted is missing: pull or create the model again"},

@@ -26,10 +26,31 @@ func (d *Daemon) tags(c *gin.Context) {
 		d.fail(c, err)
 		return
 	}
-	models := make([]api.ListModelResponse, 0, len(entries))
+	models := make([]listed, 0, len(entries))
 	for _, e := range entries {
-		name := e.Name.DisplayShortest()
-		models = append(models, api.ListModelResponse{
+		models = append(models, d.listed(e))
+	}
+	c.JSON(http.StatusOK, gin.H{"models": models})
+}
+
+// listed is a model on disk, with what later versions of Ollama tell in addition.
+type listed struct {
+	api.ListModelResponse
+	Details      listedDetails      `json:"details"`
+	Capabilities []model.Capability `json:"capabilities,omitempty"`
+}
+
+type listedDetails struct {
+	api.ModelDetails
+	ContextLength   int `json:"context_length,omitempty"`   // it was trained for
+	EmbeddingLength int `json:"embedding_length,omitempty"` // width
+}
+
+// listed describes a model by its config, and by its weights where they can be read.
+func (d *Daemon) listed(e modelstore.Entry) listed {
+	name := e.Name.DisplayShortest()
+	l := listed{
+		ListModelResponse: api.ListModelResponse{
 			Name:        name,
 			Model:       name,
 			RemoteModel: e.Config.RemoteModel,
@@ -37,10 +58,22 @@ func (d *Daemon) tags(c *gin.Context) {
 			ModifiedAt:  e.ModifiedAt,
 			Size:        e.Size,
 			Digest:      e.Digest.Hex(),
-			Details:     details(e.Config),
-		})
+		},
+		Details: listedDetails{ModelDetails: details(e.Config)},
 	}
-	c.JSON(http.StatusOK, api.ListResponse{Models: models})
+	m, err := d.store.Get(e.Name)
+	if err != nil {
+		return l
+	}
+	switch info, err := m.Info(); {
+	case err == nil:
+		l.Details.ContextLength, l.Details.EmbeddingLength = info.ContextLength, info.EmbeddingLength
+		l.Capabilities = m.Capabilities()
+	case errors.Is(err, modelstore.ErrNoWeights):
+		l.Details.ContextLength, l.Details.EmbeddingLength = e.Config.ContextLen, e.Config.EmbedLen
+		l.Capabilities = m.Capabilities()
+	}
+	return l
 }
 
 // details is what the config of a model tells. Its parent is in the manifest.
@@ -110,6 +143,9 @@ func (d *Daemon) describe(req *api.ShowRequest) (*api.ShowResponse, error) {
 	if err != nil {
 		return nil, err
 	}
+	if m.Config.RemoteHost != "" {
+		return nil, newError(http.StatusForbidden, textRemoteDetailsOff)
+	}
 	with := m.With(req.System, req.Options)
 	resp := &api.ShowResponse{
 		Modelfile:    with.Modelfile(),
@@ -132,30 +168,7 @@ func (d *Daemon) describe(req *api.ShowRequest) (*api.ShowResponse, error) {
 	for _, msg := range m.Messages {
 		resp.Messages = append(resp.Messages, api.Message{Role: msg.Role, Content: msg.Content})
 	}
-	if m.Config.RemoteHost != "" {
-		describeRemote(resp, m.Config)
-		return resp, nil
-	}
 	return resp, describeWeights(resp, m, req.Verbose)
-}
-
-// describeRemote tells of a model on another host what its config has.
-func describeRemote(resp *api.ShowResponse, config model.ConfigV2) {
-	resp.RemoteHost, resp.RemoteModel = config.RemoteHost, config.RemoteModel
-	family := config.ModelFamily
-	if family == "" {
-		return
-	}
-	resp.ModelInfo["general.architecture"] = family
-	if config.BaseName != "" {
-		resp.ModelInfo["general.basename"] = config.BaseName
-	}
-	if config.ContextLen > 0 {
-		resp.ModelInfo[family+".context_length"] = config.ContextLen
-	}
-	if config.EmbedLen > 0 {
-		resp.ModelInfo[family+".embedding_length"] = config.EmbedLen
-	}
 }
 
 // describeWeights adds what the model's files say about themselves.

@@ -94,7 +94,9 @@ func (m *resident) begin(w *waiter, defaultContext int) {
 	}
 	m.context = min(m.context, m.limits.Context)
 	if w.keepAlive != nil {
-		m.keepAlive = w.keepAlive.Duration
+		if m.keepAlive = w.keepAlive.Duration; m.keepAlive < 0 { // so many seconds that they overflowed
+			m.keepAlive = forever
+		}
 	}
 }
 

@@ -201,7 +201,7 @@ func TestWithoutDaemonEveryClientCommandNamesTheRemedy(t *testing.T) {
 	want := result{Err: "Error: could not connect to ollama server, run 'cllm serve' to start it\n", Code: 1}
 	for _, args := range [][]string{
 		{"run", "m", "hi"}, {"list"}, {"ls"}, {"ps"}, {"show", "m"}, {"stop", "m"}, {"rm", "m"},
-		{"cp", "a", "b"}, {"pull", "m"}, {"push", "m"}, {"create", "m"},
+		{"cp", "a", "b"}, {"pull", "m"}, {"push", "m"}, {"create", "m"}, {"signin"}, {"signout"},
 	} {
 		t.Run(args[0], func(t *testing.T) { wantResult(t, cllm("", args...), want) })
 	}
@@ -258,7 +258,7 @@ func TestHelpListsTheCommandsInOllamasOrder(t *testing.T) {
 	for line := range strings.Lines(list) {
 		names = append(names, strings.Fields(line)[0])
 	}
-	want := []string{"serve", "create", "show", "run", "stop", "pull", "push", "list", "ps", "cp", "rm", "help"}
+	want := []string{"serve", "create", "show", "run", "stop", "pull", "push", "signin", "signout", "list", "ps", "cp", "rm", "help"}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("commands (-want +got):\n%s", diff)
 	}

@@ -38,10 +38,9 @@ func newRoot(c *console) *cobra.Command {
 	root.Flags().BoolVarP(&showVersion, "version", "v", false, "Show version information")
 
 	run := runCommand(c)
-	clients := []*cobra.Command{
-		createCommand(c), showCommand(c), run, stopCommand(c), pullCommand(c), pushCommand(c),
-		listCommand(c), psCommand(c), copyCommand(c), removeCommand(c),
-	}
+	clients := []*cobra.Command{createCommand(c), showCommand(c), run, stopCommand(c), pullCommand(c), pushCommand(c)}
+	clients = append(clients, accountCommands(c)...)
+	clients = append(clients, listCommand(c), psCommand(c), copyCommand(c), removeCommand(c))
 	env := envconfig.AsMap()
 	for _, cmd := range clients {
 		if cmd == run {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -17,8 +18,7 @@ import (
 	"cllm/daemon/llamaloader"
 )
 
-// serveEnv are the variables that serve reads, as its help tells them. The defaults
-// of the first group are cllm's or Ollama's; the second group is accepted only.
+// serveEnv are the variables that serve reads, as its help tells them.
 var serveEnv = []struct{ name, meaning string }{
 	{"OLLAMA_HOST", "address to listen on (default 127.0.0.1:11434)"},
 	{"OLLAMA_MODELS", "model folder, shared with Ollama (default ~/.ollama/models)"},
@@ -27,17 +27,31 @@ var serveEnv = []struct{ name, meaning string }{
 	{"OLLAMA_MAX_LOADED_MODELS", "models in memory at a time (default 3)"},
 	{"OLLAMA_KEEP_ALIVE", "how long a model stays without requests (default 5m; negative: for ever)"},
 	{"OLLAMA_LOAD_TIMEOUT", "how long a load may make no progress (default 5m; 0: for ever)"},
-	{"OLLAMA_CONTEXT_LENGTH", "num_ctx of requests that don't set it (default 4096)"},
+	{"OLLAMA_CONTEXT_LENGTH", "num_ctx of requests that don't set it (default 4096, or what the model was trained for if that is less)"},
 	{"OLLAMA_KV_CACHE_TYPE", "number format of the KV cache: f16, q8_0 or q4_0 (default f16)"},
 	{"OLLAMA_FLASH_ATTENTION", "true or false (default: where the device can)"},
 	{"OLLAMA_ORIGINS", "more origins that browsers may come from, separated by commas"},
 	{"OLLAMA_NOPRUNE", "keep files of the model folder that no model needs"},
 	{"OLLAMA_DEBUG", "log more: 1 or 2"},
-	{"CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES, GGML_VK_VISIBLE_DEVICES", "GPUs that may be used"},
+	{"CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES, GGML_VK_VISIBLE_DEVICES, GPU_DEVICE_ORDINAL", "GPUs that may be used"},
+	{"HSA_OVERRIDE_GFX_VERSION", "what an AMD GPU is taken for"},
 }
 
-const serveEnvIgnored = "OLLAMA_GPU_OVERHEAD, OLLAMA_LLM_LIBRARY, OLLAMA_MULTIUSER_CACHE, OLLAMA_NEW_ENGINE, " +
-	"OLLAMA_SCHED_SPREAD and OLLAMA_VULKAN choose among Ollama's own engines and have no effect."
+// serveEnvIgnored are Ollama's other variables. They may be set.
+const serveEnvIgnored = `Without effect here:
+  OLLAMA_GPU_OVERHEAD, OLLAMA_LLM_LIBRARY, OLLAMA_LIBRARY_PATH, OLLAMA_MULTIUSER_CACHE,
+  OLLAMA_NEW_ENGINE, OLLAMA_SCHED_SPREAD, OLLAMA_VULKAN, OLLAMA_IGPU_ENABLE,
+  OLLAMA_GO_TEMPLATE, JETSON_JETPACK, LLAMA_ARG_FIT, LLAMA_ARG_FIT_TARGET
+                                 they are about Ollama's own engines
+  OLLAMA_NO_CLOUD, OLLAMA_REMOTES, OLLAMA_AUTH, OLLAMA_CLOUD_BASE_URL
+                                 Ollama's cloud is always off
+  HTTP_PROXY, HTTPS_PROXY, NO_PROXY, OLLAMA_MAX_TRANSFER_STREAMS,
+  OLLAMA_REGISTRY_MAXSTREAMS, OLLAMA_EXPERIMENT
+                                 nothing is fetched
+  OLLAMA_DEBUG_LOG_REQUESTS      bodies of requests are not logged
+  OLLAMA_EDITOR, OLLAMA_NOHISTORY
+                                 they are for 'cllm run'
+`
 
 const serveLong = `Serve Ollama's API. Requests of one model are decoded together, up to 64 at a
 time. SIGINT or SIGTERM stops the daemon when the answers in progress have
@@ -78,7 +92,7 @@ func serveEnvText() string {
 		}
 		fmt.Fprintf(&b, "      %-26s %s\n", names[len(names)-1], v.meaning)
 	}
-	fmt.Fprintf(&b, "\n%s\n", serveEnvIgnored)
+	fmt.Fprintf(&b, "\n%s", serveEnvIgnored)
 	return b.String()
 }
 
@@ -101,10 +115,15 @@ func serve(ctx context.Context, errs io.Writer) error {
 
 // serveOptions reads the environment.
 func serveOptions(log *slog.Logger) (daemon.Options, error) {
-	if envconfig.Var("OLLAMA_MODELS") == "" {
-		if _, err := os.UserHomeDir(); err != nil {
-			return daemon.Options{}, fmt.Errorf("there is no home folder for the models: set OLLAMA_MODELS (%w)", err)
-		}
+	var aliases string
+	if home, err := os.UserHomeDir(); err == nil {
+		aliases = filepath.Join(home, ".ollama", "server.json")
+	} else if envconfig.Var("OLLAMA_MODELS") == "" {
+		return daemon.Options{}, fmt.Errorf("there is no home folder for the models: set OLLAMA_MODELS (%w)", err)
+	}
+	cloudOff := envconfig.NoCloudSource()
+	if cloudOff == "none" { // it is off here all the same
+		cloudOff = ""
 	}
 	loader, err := llamaloader.New(llamaloader.Options{
 		KVType:         envconfig.KvCacheType(),
@@ -128,6 +147,8 @@ func serveOptions(log *slog.Logger) (daemon.Options, error) {
 		LoadTimeout:   envconfig.LoadTimeout(),
 		ContextLength: int(envconfig.ContextLength()),
 		Origins:       envconfig.AllowedOrigins(),
+		Aliases:       aliases,
+		CloudOff:      cloudOff,
 	}, nil
 }
 

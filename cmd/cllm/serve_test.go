@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ollama/ollama/envconfig"
 )
 
 func TestServeReadsOllamasVariables(t *testing.T) {
@@ -22,6 +24,8 @@ func TestServeReadsOllamasVariables(t *testing.T) {
 	t.Setenv("OLLAMA_CONTEXT_LENGTH", "8192")
 	t.Setenv("OLLAMA_ORIGINS", "https://chat.example")
 	t.Setenv("OLLAMA_NOPRUNE", "1")
+	t.Setenv("OLLAMA_NO_CLOUD", "1")
+	t.Setenv("HOME", "/home/someone")
 	log := slog.New(slog.DiscardHandler)
 	o, err := serveOptions(log)
 	if err != nil {
@@ -30,6 +34,9 @@ func TestServeReadsOllamasVariables(t *testing.T) {
 	if o.Listen != "0.0.0.0:1234" || o.Models != "/models" || o.MaxQueue != 7 || o.MaxLoaded != 2 || o.LoadTimeout != 90*time.Second ||
 		o.ContextLength != 8192 || !o.NoPrune || o.KeepAlive != 5*time.Minute || o.Version != version || o.Slots != 0 {
 		t.Errorf("options: %+v", o)
+	}
+	if o.Aliases != "/home/someone/.ollama/server.json" || o.CloudOff != "env" {
+		t.Errorf("aliases in %q, cloud off by %q", o.Aliases, o.CloudOff)
 	}
 	if o.Origins[0] != "https://chat.example" || len(o.Origins) < 10 {
 		t.Errorf("origins: %q", o.Origins)
@@ -62,6 +69,11 @@ func TestServeHelpListsTheVariables(t *testing.T) {
 	for _, v := range serveEnv {
 		if !strings.Contains(out.String(), v.meaning) {
 			t.Errorf("%s is not in the help", v.name)
+		}
+	}
+	for name := range envconfig.AsMap() { // all that Ollama knows
+		if !strings.Contains(out.String(), strings.ToUpper(name)) {
+			t.Errorf("the help does not say what becomes of %s", name)
 		}
 	}
 }

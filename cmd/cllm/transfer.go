@@ -68,9 +68,7 @@ func push(ctx context.Context, c *console, client *api.Client, name string, inse
 		}
 		if signin != nil {
 			fmt.Fprint(c.out, "You need to be signed in to push models to ollama.com.\n\n")
-			if signin.SigninURL != "" {
-				fmt.Fprintf(c.out, "If your browser did not open, navigate to:\n    %s\n\n", signin.SigninURL)
-			}
+			printSignIn(c, signin.SigninURL)
 			return nil
 		}
 	}
@@ -102,13 +100,17 @@ func push(ctx context.Context, c *console, client *api.Client, name string, inse
 }
 
 // signinNeeded returns the daemon's refusal if it is not signed in to ollama.com.
-// A daemon without accounts answers 404: then the registry decides.
+// A daemon without accounts names no page to sign in at, or answers 404: then the
+// registry decides.
 func signinNeeded(ctx context.Context, client *api.Client) (*api.AuthorizationError, error) {
 	_, err := client.Whoami(ctx)
 	var unauthorized api.AuthorizationError
 	var status api.StatusError
 	switch {
 	case errors.As(err, &unauthorized) && unauthorized.StatusCode == http.StatusUnauthorized:
+		if unauthorized.SigninURL == "" {
+			return nil, nil
+		}
 		return &unauthorized, nil
 	case errors.As(err, &status) && status.StatusCode == http.StatusNotFound:
 		return nil, nil

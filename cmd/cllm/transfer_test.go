@@ -80,9 +80,11 @@ func TestPushNeedsASignIn(t *testing.T) {
 }
 
 func TestPushGoesOnWhereTheDaemonHasNoAccounts(t *testing.T) {
-	newDaemon(t, map[string]http.HandlerFunc{"POST /api/me": fails(404, "404 page not found"), "POST /api/push": pushed})
-	if got := cllm("", "push", "someone/m"); got.Code != 0 {
-		t.Errorf("got %+v", got)
+	for _, me := range []http.HandlerFunc{fails(404, "404 page not found"), fails(401, `{"error":"unauthorized"}`)} {
+		newDaemon(t, map[string]http.HandlerFunc{"POST /api/me": me, "POST /api/push": pushed})
+		if got := cllm("", "push", "someone/m"); got.Code != 0 {
+			t.Errorf("got %+v", got)
+		}
 	}
 }
 
