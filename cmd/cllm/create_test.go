@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/ollama/ollama/parser"
 )
 
 func digestOf(data string) string { return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(data))) }
@@ -164,4 +165,46 @@ func TestCreateFailsWithTheDaemonsText(t *testing.T) {
 			wantResult(t, result{got.Out, tail, got.Code}, result{Err: test.want, Code: 1})
 		})
 	}
+}
+
+// Whatever a Modelfile holds, it makes a request that can be sent, or an error. The
+// files that it names are those of its folder.
+func FuzzModelfiles(f *testing.F) {
+	for _, text := range []string{
+		"", "FROM x", "FROM w.gguf\nADAPTER w.gguf", "FROM .", "from\tx\r\nparameter  stop \"a b\"\nPARAMETER num_ctx x",
+		"FROM x\nSYSTEM \"\"\"be\nterse\"\"\"\nTEMPLATE {{ .Prompt", "FROM x\nMESSAGE user hi\nMESSAGE robot hi\nMESSAGE user", "# c\nFROM x # d\nLICENSE a\nLICENSE b",
+		"FROM x\nRENDERER a\nPARSER b\nREQUIRES 0.14.0", "FROM \"\"\"x", "\xff\xfeF\x00R\x00O\x00M\x00 \x00x\x00", "FROM x\nPARAMETER stop a\nPARAMETER stop", "FROM *.gguf",
+	} {
+		f.Add(text)
+	}
+	dir := f.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "w.gguf"), []byte("GGUF weights"), 0o600); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.ContainsAny(text, "/~\\") || strings.Contains(text, "..") {
+			t.Skip("a path may lead to a file without an end")
+		}
+		modelfile, err := parser.ParseFile(strings.NewReader(text))
+		if err != nil {
+			return
+		}
+		req, err := components(t.Context(), modelfile, dir)
+		if err != nil {
+			return
+		}
+		if _, err := json.Marshal(req); err != nil {
+			t.Errorf("%q can't be sent: %v", text, err)
+		}
+		for _, files := range []map[string]string{req.Files, req.Adapters} {
+			for path, digest := range files {
+				if filepath.Dir(path) != dir || digest != digestOf("GGUF weights") {
+					t.Errorf("%q uploads %s as %s", text, path, digest)
+				}
+			}
+			if len(sentNames(files)) != len(files) {
+				t.Errorf("%q: of %v only %v are sent", text, files, sentNames(files))
+			}
+		}
+	})
 }

@@ -33,8 +33,8 @@ var serveEnv = []struct{ name, meaning string }{
 	{"OLLAMA_ORIGINS", "more origins that browsers may come from, separated by commas"},
 	{"OLLAMA_NOPRUNE", "keep files of the model folder that no model needs"},
 	{"OLLAMA_DEBUG", "log more: 1 or 2"},
-	{"CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES, GGML_VK_VISIBLE_DEVICES, GPU_DEVICE_ORDINAL", "GPUs that may be used"},
-	{"HSA_OVERRIDE_GFX_VERSION", "what an AMD GPU is taken for"},
+	{"CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES, GGML_VK_VISIBLE_DEVICES", "GPUs that may be used"},
+	{"GPU_DEVICE_ORDINAL, HSA_OVERRIDE_GFX_VERSION", "which AMD GPUs, and what they are taken for"},
 }
 
 // serveEnvIgnored are Ollama's other variables. They may be set.
