@@ -327,7 +327,9 @@ func TestPsTellsWhatIsInMemory(t *testing.T) {
 	if r := a.post("/api/generate", `{"model":"b","keep_alive":0}`); !strings.Contains(r.body, `"done_reason":"unload"`) {
 		t.Errorf("unload: %s", r.body)
 	}
-	waitFor(t, "the model to go", func() bool { return len(a.resident.list()) == 2 })
+	if list := into[api.ProcessResponse](t, a.do("GET", "/api/ps", "")).Models; len(list) != 2 {
+		t.Errorf("ps after the unload: %+v", list)
+	}
 }
 
 func TestMetricsTellWhatGoesOn(t *testing.T) {

@@ -150,7 +150,7 @@ type asked struct{ answer chan []residentInfo }
 func (e asked) happen(r *residency) {
 	var list []residentInfo
 	for _, m := range r.residents {
-		if !m.ended {
+		if !m.ended && !m.shutting { // what was unloaded is gone for who asks next
 			list = append(list, m.info())
 		}
 	}
