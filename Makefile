@@ -6,8 +6,10 @@ CGO   := scripts/build-llama.sh --exec
 TESTFLAGS ?=
 # Flags for scripts/bench, for example BENCHFLAGS='-concurrency 32 -repeat 3'.
 BENCHFLAGS ?=
+# Flags for 'node --test' of the client tests, for example COMPATFLAGS=--test-name-pattern=abort.
+COMPATFLAGS ?=
 
-.PHONY: help setup llama build run test check bench clean
+.PHONY: help setup llama build run test compat check bench clean
 .NOTPARALLEL:
 
 help: ## Show the targets.
@@ -28,6 +30,9 @@ run: build ## Start the daemon, ask it one question, serve until Ctrl-C.
 test: llama ## Run all tests, with the race detector where no C++ is linked.
 	@scripts/test.sh $(TESTFLAGS)
 
+compat: build ## Run the real clients: the ollama command and npm packages, against a real daemon.
+	@CLLM_COMPAT_CLLM=$(CURDIR)/bin/cllm COMPATFLAGS="$(COMPATFLAGS)" scripts/compat/run.sh
+
 check: llama ## Look for mistakes in under a minute: format, vet, staticcheck, sizes, tests.
 	@scripts/check.sh
 
@@ -36,4 +41,4 @@ bench: build ## Measure: scheduler, engine, and the daemon over HTTP against the
 	scripts/bench.sh $(BENCHFLAGS)
 
 clean: ## Remove bin/ and tmp/. llama.cpp and the synthetic model stay in the cache.
-	rm -rf bin tmp
+	rm -rf bin tmp scripts/compat/node_modules

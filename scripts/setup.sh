@@ -75,6 +75,13 @@ apt() {
 	fi
 }
 
+# What the client tests need: Node.js comes with npm.
+if [[ ${1:-} == --npm ]]; then
+	have apt-get || die "please install Node.js 18.19 or newer with npm, then try again; this system has no apt"
+	install_packages npm || die "apt could not install npm (see above); install Node.js and npm by hand and try again"
+	exit
+fi
+
 check_go
 read -ra packages <<<"$(missing | tr '\n' ' ')"
 if ((${#packages[@]})); then
