@@ -265,7 +265,7 @@ func anAnswer(r *rand.Rand) (pieces []*api.ChatResponse, want heard) {
 
 func TestCompatStreamsHoldAllThatTheModelSaidInAnyOrder(t *testing.T) {
 	d := &Daemon{}
-	for seed := range uint64(300) {
+	for seed := range uint64(100) {
 		for name, api := range map[string]struct {
 			to        func(*gin.Context) reply
 			hear      func(testing.TB, string) heard
