@@ -47,6 +47,9 @@ func (d *Daemon) options(m *modelstore.Model, request map[string]any) (api.Optio
 	opts.NumCtx = d.opts.ContextLength
 	opts.RepeatPenalty = 1
 	for _, layer := range []map[string]any{m.Parameters, request} {
+		if len(layer) == 0 {
+			continue // reading none costs as much as reading all
+		}
 		if err := opts.FromMap(listStop(layer)); err != nil {
 			return api.Options{}, newError(http.StatusInternalServerError, err.Error())
 		}
