@@ -4,9 +4,9 @@
 //	                                    │ JSON → checked values → prompt → tokens
 //	                                    ▼
 //	               residency.acquire ─► lease ─► scheduler.Submit ─► Stream
-//	                    │                                              │
+//	                    │                 └────► Embeddings.Embed      │
 //	                    ▼                                              ▼
-//	                 Loader (weights, engine)                reply ─► the client
+//	                 Loader (weights, engine, embedder)      reply ─► the client
 //
 // A reply writes an answer in the form of its API: native (NDJSON lines or one object),
 // chatCompletion, completion and responseReply (OpenAI), messageReply (Anthropic). Their
@@ -16,6 +16,8 @@
 //   - the resident models, their keep-alive timers and the loads: one goroutine
 //     (residency.run); everybody else sends it events;
 //   - engine, slots and batch of a model: the goroutine of its scheduler.Run;
+//   - its embedder and the texts for it: the goroutine of its Embeddings.Run. A model
+//     for embeddings has only this one; of others both share the weights;
 //   - a request, its prompt and its output: the goroutine of its handler;
 //   - names and blobs: the file system, through modelstore.
 //

@@ -1,11 +1,8 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"math"
 	"net/http"
 	"time"
@@ -42,7 +39,9 @@ func (d *Daemon) embed(c *gin.Context) {
 		d.fail(c, err)
 		return
 	}
-	writeEmbeddings(c, resp)
+	vectors := resp.Embeddings
+	resp.Embeddings = nil
+	writeList(c, resp, "embeddings", len(vectors), func(i int) any { return vectors[i] })
 }
 
 // embedAll computes the normalized embeddings of a request that came at start. An
@@ -192,35 +191,6 @@ func finite(v []float32) error {
 		}
 	}
 	return nil
-}
-
-// writeEmbeddings sends the answer vector by vector: the text of all of them would
-// take several times their memory.
-func writeEmbeddings(c *gin.Context, resp *api.EmbedResponse) {
-	vectors := resp.Embeddings
-	resp.Embeddings = [][]float32{}
-	frame, err := json.Marshal(resp)
-	before, after, ok := bytes.Cut(frame, []byte(`"embeddings":[`))
-	if err != nil || !ok {
-		panic(fmt.Sprintf("the answer has no place for embeddings: %s %v", frame, err))
-	}
-	c.Header("Content-Type", "application/json; charset=utf-8")
-	c.Status(http.StatusOK)
-	line := append(before, `"embeddings":[`...)
-	for i, v := range vectors {
-		if i > 0 {
-			line = append(line, ',')
-		}
-		text, err := json.Marshal(v)
-		if err != nil {
-			panic(err) // all numbers were looked at
-		}
-		if _, err := c.Writer.Write(append(line, text...)); err != nil {
-			return // the client has gone
-		}
-		line = line[:0]
-	}
-	c.Writer.Write(append(line, after...))
 }
 
 // embeddings answers POST /api/embeddings, the older form: one text, and its vector

@@ -212,6 +212,7 @@ func (e *Embeddings) Failed() error {
 // end answers a request and counts it.
 func (e *Embeddings) end(r *embedding, err error) {
 	switch {
+	case len(r.texts) == 0 && err == nil: // a question for the limits
 	case err == nil:
 		e.count.finishedOK.Add(1)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

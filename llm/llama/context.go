@@ -8,6 +8,7 @@ import "C"
 import (
 	"cmp"
 	"fmt"
+	"log/slog"
 	"math"
 	"os"
 	"runtime"
@@ -94,7 +95,11 @@ func (m *Model) newContext(o ContextOptions) (*Context, error) {
 	var info C.cllm_context_info
 	var cerr C.cllm_error
 	cc := C.cllm_context_new(m.c, &opts, &info, &cerr)
-	drainLog()
+	if o.embeds != noEmbeddings {
+		drainLogUpTo(slog.LevelDebug) // it warns of what is meant: more cells than a text has, our own pooling
+	} else {
+		drainLog()
+	}
 	if cc == nil {
 		return nil, failure("new context", &cerr, nil)
 	}

@@ -79,7 +79,7 @@ func (m *Model) NewEmbedder(o EmbedderOptions) (*Embedder, error) {
 			outputs = o.Batch
 		}
 		e, err := m.newEmbedder(o, ContextOptions{
-			Cells: (o.Context + o.Batch + 255) / 256 * 256, Outputs: outputs, Unified: true, embeds: inParts, pooling: PoolingNone,
+			Cells: (o.Context + o.Batch + 255) / 256 * 256, Outputs: outputs, embeds: inParts, pooling: PoolingNone,
 		})
 		if !errors.Is(err, llm.ErrUnsupported) {
 			return e, err
@@ -94,6 +94,7 @@ func (m *Model) NewEmbedder(o EmbedderOptions) (*Embedder, error) {
 func (m *Model) newEmbedder(o EmbedderOptions, co ContextOptions) (*Embedder, error) {
 	co.Sequences, co.ContextPerSequence, co.Batch = o.Sequences, o.Context, o.Batch
 	co.Threads, co.Poll, co.KVType, co.FlashAttention = o.Threads, o.Poll, o.KVType, o.FlashAttention
+	co.Unified = true
 	whole, outputs := co.embeds == asWhole, co.Outputs
 	if whole {
 		co.Batch = max(o.Batch, o.Context)

@@ -32,7 +32,10 @@ var logger atomic.Pointer[slog.Logger]
 func SetLogger(l *slog.Logger) { logger.Store(l) }
 
 // drainLog passes on what llama.cpp logged.
-func drainLog() {
+func drainLog() { drainLogUpTo(slog.LevelError) }
+
+// drainLogUpTo is drainLog, with nothing above a level.
+func drainLogUpTo(most slog.Level) {
 	if C.cllm_log_pending() == 0 {
 		return
 	}
@@ -43,7 +46,7 @@ func drainLog() {
 	var buf [2048]C.char
 	var level C.int32_t
 	for C.cllm_log_next(&buf[0], C.size_t(len(buf)), &level) {
-		log.Log(context.Background(), logLevel(level), strings.TrimRight(C.GoString(&buf[0]), " \r\n"), "from", "llama.cpp")
+		log.Log(context.Background(), min(logLevel(level), most), strings.TrimRight(C.GoString(&buf[0]), " \r\n"), "from", "llama.cpp")
 	}
 }
 
