@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -139,7 +140,6 @@ func (d *Daemon) embeddingModel(name string) (*modelstore.Model, error) {
 // tokenizeInputs cuts each text into tokens, at most limit of them, and counts all.
 func tokenizeInputs(ctx context.Context, vocab llm.Vocab, inputs []string, limit int, truncate bool) (texts [][]llm.Token, count int, err error) {
 	ends := vocab.Tokenize("", true)
-	tail := len(ends) - min(vocab.BOS(), len(ends))
 	texts = make([][]llm.Token, len(inputs))
 	for i, input := range inputs {
 		if err := ctx.Err(); err != nil {
@@ -154,13 +154,22 @@ func tokenizeInputs(ctx context.Context, vocab llm.Vocab, inputs []string, limit
 		case n > limit && limit <= len(ends):
 			return nil, 0, newError(http.StatusBadRequest, textNothingLeft)
 		case n > limit:
-			// What the tokenizer puts at the ends stays there.
-			tokens = append(tokens[:limit-tail:limit-tail], tokens[n-tail:]...)
+			tokens = cutText(tokens, limit, ends[min(vocab.BOS(), len(ends)):])
 		}
 		texts[i] = tokens
 		count += len(tokens)
 	}
 	return texts, count, nil
+}
+
+// cutText returns the first limit tokens of a text. The tail that the tokenizer puts
+// behind each text stays there.
+func cutText(tokens []llm.Token, limit int, tail []llm.Token) []llm.Token {
+	n := limit - len(tail)
+	if !slices.Equal(tokens[len(tokens)-len(tail):], tail) {
+		return tokens[:limit]
+	}
+	return append(tokens[:n:n], tail...)
 }
 
 // unit returns the vector with the length 1, of its first dimensions only if that is

@@ -77,6 +77,10 @@ func (w *weights) openEmbedder() (llm.Embedder, error) {
 	return e, nil
 }
 
+// leastOnGPU is the tokens that a text may have on a GPU if the model was trained for
+// so many. Memory for them is reserved there, at the answers' expense.
+const leastOnGPU = 8192
+
 // newEmbedder makes an embedder for texts as long as the engine's requests may be,
 // or as the model was trained for. Where there is no memory for that, it tries half
 // as many tokens until they fit.
@@ -85,6 +89,9 @@ func (w *weights) newEmbedder() (*llama.Embedder, error) {
 	if positions == 0 {
 		info := w.model.Info()
 		positions = contextLength(info.TrainContext, int64(info.Size), 1, w.spec.Context)
+	}
+	if w.spec.GPU != 0 && gpuFree() > 0 {
+		positions = min(positions, max(leastOnGPU, w.spec.Context))
 	}
 	for {
 		e, err := w.model.NewEmbedder(llama.EmbedderOptions{
