@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/ollama/ollama/fs/ggml"
 
 	"cllm/modelstore"
 )
@@ -203,5 +204,23 @@ func TestBuiltInParsersSplitTheAnswer(t *testing.T) {
 	got := gather(t, a.post("/api/chat", `{"model":"coder","messages":[{"role":"user","content":"?"}],"tools":`+weatherTool+`}`).body)
 	if got.Calls != 1 || got.Content != "" {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestAModelWithAProjectorIsRefusedWithAReason(t *testing.T) {
+	a := serveEmpty(t)
+	weights := a.upload(gguf(t, nil))
+	projector := a.upload(gguf(t, ggml.KV{"general.architecture": "clip", "general.type": "projector"}))
+	if r := a.post("/api/create", `{"model":"seer","files":{"m.gguf":"`+weights+`","p.gguf":"`+projector+`"},"template":"{{ .Prompt }}"}`); r.status != 200 || !strings.HasSuffix(r.body, "{\"status\":\"success\"}\n") {
+		t.Fatal(r.status, r.body)
+	}
+	const want = "model 'seer:latest' has a projector for images, which this server can't run yet; use a model without one"
+	for path, rest := range map[string]string{
+		"/api/chat":     `"messages":[{"role":"user","content":"?","images":["aW1n"]}]`,
+		"/api/generate": `"prompt":"?"`,
+	} {
+		if r := a.post(path, `{"model":"seer",`+rest+`}`); r.status != 400 || errorText(t, r) != want {
+			t.Errorf("%s: %d %s", path, r.status, r.body)
+		}
 	}
 }

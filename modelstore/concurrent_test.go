@@ -87,6 +87,47 @@ func TestManyGoroutinesMayUseAStore(t *testing.T) {
 	}
 }
 
+// A sweep takes leftovers of crashes only, never a file that somebody is about to
+// write, however close the two are.
+func TestASweepLeavesFilesThatAreJustBeingMade(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if _, err := s.sweep(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for round := range 60 {
+		var made []*temp
+		for range 10 {
+			f, err := s.blobs.newTemp(blobTemp)
+			if err != nil {
+				t.Fatal(err)
+			}
+			made = append(made, f)
+		}
+		for _, f := range made {
+			if !same(f.root, f.file, f.name) {
+				t.Errorf("round %d: a file was taken for a leftover", round)
+			}
+			f.discard()
+		}
+	}
+	close(done)
+	wg.Wait()
+}
+
 // thousand makes a folder of a thousand models that were written long ago.
 func thousand(b *testing.B) *Store {
 	dir := b.TempDir()

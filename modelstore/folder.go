@@ -119,9 +119,13 @@ func (t *temp) rehash(ctx context.Context) (d Digest, size int64, err error) {
 	if err != nil {
 		return Digest{}, 0, err
 	}
-	t.file.Close()
-	t.file = f
-	_ = lock(f)
+	if same(t.root, t.file, t.name) {
+		defer f.Close() // the old one stays, and with it the lock
+	} else {
+		t.file.Close()
+		t.file = f
+		_ = lock(f)
+	}
 	hash := sha256.New()
 	size, err = io.Copy(hash, &contextReader{ctx, f})
 	return sumOf(hash), size, err
@@ -195,22 +199,26 @@ func syncDir(root *os.Root, dir string) error {
 	return nil
 }
 
-// abandoned reports whether the temporary file, which one of our own kind wrote, is
-// a leftover. Where files can't be locked, an hour without a write means it.
-func abandoned(root *os.Root, info fs.FileInfo, now time.Time) bool {
+// whileAbandoned calls remove if the temporary file, which one of our own kind wrote,
+// is a leftover. The file stays locked meanwhile, so that nobody who has just made it
+// takes it for theirs. Where files can't be locked, an hour without a write makes
+// a leftover.
+func whileAbandoned(root *os.Root, info fs.FileInfo, now time.Time, remove func() error) error {
 	file, err := root.OpenFile(info.Name(), os.O_RDWR, 0)
 	if err != nil {
-		return false
+		return nil // gone, or not ours
 	}
 	defer file.Close()
 	switch lock(file) {
 	case lockedByUs:
-		return true
+		return remove()
 	case lockedByOther:
-		return false
-	default:
-		return now.Sub(info.ModTime()) > youngBlob
+		return nil
 	}
+	if now.Sub(info.ModTime()) > youngBlob {
+		return remove()
+	}
+	return nil
 }
 
 // readOnlyError says why the folder can't be written. It matches ErrReadOnly.

@@ -109,22 +109,21 @@ var foreignTemp = regexp.MustCompile(`^sha256-\d{1,20}$`)
 
 // sweep removes the temporary files that nobody writes any more.
 func (s *Store) sweep() (pruned Pruned, err error) {
+	leftover := func(root *os.Root, info fs.FileInfo) error {
+		return whileAbandoned(root, info, s.now(), func() error { return pruned.remove(root, info) })
+	}
 	err = eachFile(s.blobs, func(root *os.Root, info fs.FileInfo) error {
-		stale := false
 		switch name := info.Name(); {
 		case strings.HasPrefix(name, blobTemp):
-			stale = abandoned(root, info, s.now())
-		case foreignTemp.MatchString(name):
-			stale = s.now().Sub(info.ModTime()) > youngBlob
+			return leftover(root, info)
+		case foreignTemp.MatchString(name) && s.now().Sub(info.ModTime()) > youngBlob:
+			return pruned.remove(root, info)
 		}
-		if !stale {
-			return nil
-		}
-		return pruned.remove(root, info)
+		return nil
 	})
 	e := eachFile(s.manifests, func(root *os.Root, info fs.FileInfo) error {
-		if strings.HasPrefix(info.Name(), manifestTemp) && abandoned(root, info, s.now()) {
-			return pruned.remove(root, info)
+		if strings.HasPrefix(info.Name(), manifestTemp) {
+			return leftover(root, info)
 		}
 		return nil
 	})
