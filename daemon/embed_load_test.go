@@ -99,7 +99,7 @@ func TestAnswersAndEmbeddingsShareOneModel(t *testing.T) {
 func TestAnEmbeddingModelIsListedKeptAndStoppedAsOthers(t *testing.T) {
 	a := serveFake(t, always("ok"), func(o *Options, _ *llmtest.Options) {
 		o.Loader.(*fakeLoader).size = 1000
-		o.Loader.(*fakeLoader).embed.Limits.BufferBytes = 500
+		o.Loader.(*fakeLoader).embed.Limits = llm.EmbedLimits{Batch: 10, BufferBytes: 5000}
 	})
 	embedded(t, a.post("/api/embed", `{"model":"embedder","input":"a","keep_alive":"10m","options":{"num_ctx":100}}`))
 	list := func() []api.ProcessModelResponse {

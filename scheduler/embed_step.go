@@ -34,6 +34,7 @@ func (e *Embeddings) step() (worked bool, err error) {
 		e.parts = append(e.parts, llm.EmbedPart{Seq: s.seq, Tokens: s.tokens(), Last: s.last()})
 		dealt += s.to - s.from
 	}
+	e.largest = max(e.largest, dealt)
 	e.publish()
 	start := time.Now()
 	err = e.embedder.Embed(e.parts)

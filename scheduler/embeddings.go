@@ -36,6 +36,7 @@ type Embeddings struct {
 	waiting  []*embedding    // oldest first
 	long     *longText       // the text that is computed in parts; nil: none
 	pace     embedPace
+	largest  int // tokens of the largest call
 	spans    []textSpan
 	parts    []llm.EmbedPart
 
@@ -244,7 +245,7 @@ func (e *Embeddings) endAll(err error) {
 type EmbeddingsStats struct {
 	Active  int   // requests served in turn
 	Waiting int   // requests that wait for their turns to begin
-	Bytes   int64 // of the embedder: its buffers and the unfinished text; 0 before it was opened
+	Bytes   int64 // of the embedder: buffers for the largest call so far, and the unfinished text
 
 	Calls           int64 // of the embedder
 	Texts           int64 // that got their vector
@@ -283,7 +284,7 @@ func (e *Embeddings) publish() {
 	e.count.active.Store(int64(len(e.active)))
 	e.count.waiting.Store(int64(len(e.waiting)))
 	if e.embedder != nil {
-		bytes := e.limits.BufferBytes
+		bytes := e.limits.BufferBytes * int64(e.largest) / int64(e.limits.Batch)
 		if e.long != nil {
 			bytes += int64(e.long.done) * e.limits.CellBytes
 		}
