@@ -203,7 +203,7 @@ func finite(v []float32) error {
 }
 
 // embeddings answers POST /api/embeddings, the older form: one text, and its vector
-// as the model gives it.
+// as the model gives it. Some models give it the length 1.
 func (d *Daemon) embeddings(c *gin.Context) {
 	var req api.EmbeddingRequest
 	err := readBody(c, &req)
@@ -251,11 +251,17 @@ func (d *Daemon) embedOne(ctx context.Context, req *api.EmbeddingRequest) (*api.
 	if err != nil {
 		return nil, engineError(err)
 	}
-	if err := finite(vectors[0]); err != nil {
+	vector := vectors[0]
+	if info, _ := m.Info(); info != nil && info.UnitEmbeddings {
+		vector, err = unit(vector, 0)
+	} else {
+		err = finite(vector)
+	}
+	if err != nil {
 		return nil, serverError(err)
 	}
-	wide := make([]float64, len(vectors[0]))
-	for i, x := range vectors[0] {
+	wide := make([]float64, len(vector))
+	for i, x := range vector {
 		wide[i] = float64(x)
 	}
 	return &api.EmbeddingResponse{Embedding: wide}, nil

@@ -14,9 +14,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/ollama/ollama/api"
+	"github.com/ollama/ollama/fs/ggml"
 
 	"cllm/llm"
 	"cllm/llm/llmtest"
+	"cllm/modelstore"
 )
 
 // length1 is the fake's vector of a text, with the length 1 in its first dimensions.
@@ -122,17 +124,39 @@ func TestEmbedAnswersAsOllamaDoes(t *testing.T) {
 	}
 }
 
-func TestTheOlderRouteGivesTheModelsOwnVector(t *testing.T) {
+func TestTheOlderRouteGivesTheVectorThatOllamasEngineGives(t *testing.T) {
 	a := serveFake(t, always("ok"))
-	var v api.EmbeddingResponse
-	r := a.post("/api/embeddings", `{"model":"embedder","prompt":"hello"}`)
-	if err := json.Unmarshal([]byte(r.body), &v); err != nil || r.status != 200 {
-		t.Fatalf("%d %s", r.status, r.body)
-	}
-	for i, x := range llmtest.Vector(llmtest.Vocab{}.Tokenize("hello", true), 8) {
-		if v.Embedding[i] != float64(x) {
-			t.Errorf("number %d is %v, want %v", i, v.Embedding[i], x)
+	own := llmtest.Vector(llmtest.Vocab{}.Tokenize("hello", true), 8)
+	for _, tt := range []struct {
+		architecture string
+		normalize    any // nil: the file does not say
+		want         []float32
+	}{
+		{"bert", nil, length1("hello", 8)},
+		{"bert", true, length1("hello", 8)},
+		{"bert", false, own},
+		{"nomic-bert", nil, own},
+		{"nomic-bert", true, length1("hello", 8)},
+		{"nomic-bert-moe", true, own},
+		{"qwen3", false, length1("hello", 8)},
+		{"gemma3", nil, length1("hello", 8)},
+		{"llama", true, own},
+	} {
+		kv := ggml.KV{"general.architecture": tt.architecture, tt.architecture + ".pooling_type": uint32(1)}
+		if tt.normalize != nil {
+			kv[tt.architecture+".normalize_embeddings"] = tt.normalize
 		}
+		a.createFrom(kv, "older", modelstore.CreateRequest{})
+		var v api.EmbeddingResponse
+		r := a.post("/api/embeddings", `{"model":"older","prompt":"hello","keep_alive":0}`)
+		if err := json.Unmarshal([]byte(r.body), &v); err != nil || r.status != 200 {
+			t.Fatalf("%d %s", r.status, r.body)
+		}
+		got := make([]float32, len(v.Embedding))
+		for i, x := range v.Embedding {
+			got[i] = float32(x)
+		}
+		wantEmbedding(t, fmt.Sprintf("%s, normalize_embeddings %v", tt.architecture, tt.normalize), got, tt.want)
 	}
 }
 

@@ -21,6 +21,7 @@ type Info struct {
 	FileType        string // quantization, such as "Q4_K_M"; "unknown" when not given or unknown to Ollama
 	ChatTemplate    string // Jinja, as the model's maker wrote it; "" when not given
 	HasPooling      bool   // <architecture>.pooling_type is there: an embedding model
+	UnitEmbeddings  bool   // Ollama's engine gives the model's embeddings the length 1
 	HasVision       bool   // <architecture>.vision.block_count is there
 	Tensors         []Tensor
 }
@@ -205,6 +206,7 @@ func newHeader(g *gguf.Header) *header {
 		ChatTemplate:    g.String("tokenizer.chat_template"),
 	}
 	_, i.HasPooling = g.Own("pooling_type")
+	i.UnitEmbeddings = i.HasPooling && unitEmbeddings(g)
 	_, i.HasVision = g.Own("vision.block_count")
 	for _, t := range g.Tensors {
 		i.Tensors = append(i.Tensors, Tensor{Name: t.Name, Type: t.Type(), Shape: t.Shape})
@@ -212,4 +214,21 @@ func newHeader(g *gguf.Header) *header {
 	g.Pairs["general.parameter_count"] = i.ParameterCount
 	parts, _ := g.Uint("split.count")
 	return &header{info: i, pairs: g.Pairs, parts: parts}
+}
+
+// unitEmbeddings is Ollama's rule for the architectures that its own engine runs:
+// some ask the file, with a default of their own.
+func unitEmbeddings(g *gguf.Header) bool {
+	switch architecture := g.Architecture(); architecture {
+	case "gemma3", "qwen3":
+		return true
+	case "bert", "nomic-bert":
+		own, _ := g.Own("normalize_embeddings")
+		if said, ok := own.(bool); ok {
+			return said
+		}
+		return architecture == "bert"
+	default:
+		return false
+	}
 }
