@@ -107,6 +107,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		status       int
 		body, allow  string
 	}{
+		{"POST", "//api/chat", 307, "", ""},
 		{"GET", "/nothing", 404, "404 page not found", ""},
 		{"GET", "/api/chat", 405, "405 method not allowed", "POST"},
 		{"HEAD", "/api/ps", 405, "405 method not allowed", "GET"},
@@ -121,6 +122,9 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		d.routes(boundAll).ServeHTTP(w, httptest.NewRequest(tt.method, tt.path, nil))
 		if w.Code != tt.status || w.Body.String() != tt.body || w.Header().Get("Allow") != tt.allow {
 			t.Errorf("%s %s: %d %q Allow %q", tt.method, tt.path, w.Code, w.Body, w.Header().Get("Allow"))
+		}
+		if to := w.Header().Get("Location"); tt.status == 307 && to != "/api/chat" {
+			t.Errorf("%s %s goes to %q", tt.method, tt.path, to)
 		}
 	}
 }

@@ -51,5 +51,9 @@ func (d *Daemon) routes(bound net.Addr) http.Handler {
 	r.GET("/v1/models/:model", d.modelEntry)
 	r.POST("/v1/responses", d.limitBody, d.responses)
 	r.POST("/v1/messages", d.limitBody, d.messages)
-	return r
+
+	// It sends //api/chat, which a base URL with a slash at its end gives, to /api/chat.
+	clean := http.NewServeMux()
+	clean.Handle("/", r)
+	return clean
 }
