@@ -1,0 +1,217 @@
+"""Trains the demo model and writes it as a GGUF file.
+
+    train.py OUTPUT.gguf [--steps N] [--seed N] [--keep-out]
+
+The same seed and the same versions of Python, NumPy and OpenBLAS give the same file.
+train.sh sets what else that needs.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import corpus
+import gguf
+import model
+from optimizer import Optimizer
+from tokenizer import CONTROL, MARKUP, Tokenizer, learn_merges
+
+VOCABULARY = 2048
+BATCH = 1536  # positions of a step, filling included
+POOL = 600  # conversations that are put into batches of like length together
+BEGINNING = 8  # tokens of an answer that short conversations keep
+SHORT = 0.5  # share of the steps that are spent on short conversations, before those of all kinds
+REPORT = 100  # steps between two lines of progress
+CHECKPOINT = 1000  # steps after which the file is written anew
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def encode(tokenizer, conversation):
+    """Token ids, and which of them are learnt: the assistant's, and the end of each turn of his."""
+    ids, learn = [], []
+    for role, text in conversation:
+        head = tokenizer.encode(f"<|im_start|>{role}\n")
+        body = tokenizer.encode(f"{text}<|im_end|>")
+        tail = tokenizer.encode("\n")
+        ids += head + body + tail
+        learn += [False] * len(head) + [role == "assistant"] * len(body) + [False] * len(tail)
+    return ids, learn
+
+
+def shorten(row):
+    """A conversation without the end of its answer.
+
+    Which answer it is shows in its beginning, and is much harder to learn than the rest.
+    """
+    ids, learn = row
+    end = learn.index(True) + BEGINNING
+    return ids[:end], learn[:end]
+
+
+def pad(rows):
+    """Rows of ids and marks as two arrays of one length."""
+    length = max(len(ids) for ids, _ in rows)
+    tokens = np.zeros((len(rows), length), np.int64)
+    learn = np.zeros((len(rows), length), bool)
+    for i, (ids, marks) in enumerate(rows):
+        tokens[i, : len(ids)], learn[i, : len(ids)] = ids, marks
+    return tokens, learn
+
+
+def batches(texts, tokenizer, rng, context, short):
+    """Endless batches of conversations of like length, about BATCH positions each.
+
+    short() tells whether they are to be short ones.
+    """
+    while True:
+        if short():
+            drawn = (texts.short(rng) for _ in range(POOL))
+            rows = (shorten(encode(tokenizer, c)) if cut else encode(tokenizer, c) for c, cut in drawn)
+        else:
+            rows = (encode(tokenizer, texts.conversation(rng)) for _ in range(POOL))
+        rows = sorted((r for r in rows if len(r[0]) <= context), key=lambda r: len(r[0]))
+        cut, start = [], 0
+        for i, (ids, _) in enumerate(rows):
+            if (i + 1 - start) * len(ids) > BATCH and i > start:
+                cut.append(rows[start:i])
+                start = i
+        cut.append(rows[start:])
+        rng.shuffle(cut)
+        for batch in cut:
+            yield pad(batch)
+
+
+def share_right(parameters, shape, tokenizer, entries):
+    """The share of the questions whose whole answer is the most likely one, word for word."""
+    rows = [encode(tokenizer, [("user", q), ("assistant", e.answer)]) for e in entries for q in e.questions]
+    right = 0
+    for i in range(0, len(rows), 64):
+        tokens, learn = pad(rows[i : i + 64])
+        best = model.most_likely(parameters, shape, tokens)
+        right += ((best == tokens[:, 1:]) | ~learn[:, 1:]).all(1).sum()
+    return right / len(rows)
+
+
+def meanings(entries, tokenizer, width):
+    """A vector for each token, alike for tokens of the same entries.
+
+    Latent semantic analysis: the singular vectors of the matrix that counts how often a
+    token stands in an entry, rare tokens weighing more. A corpus as small as this does
+    not teach otherwise that words which never meet in one question mean the same.
+    """
+    counts = np.zeros((len(tokenizer.tokens), len(entries)))
+    for i, e in enumerate(entries):
+        for text in [*e.questions, *e.patterns, e.answer]:
+            # With a space before it the first word is the token that it is elsewhere.
+            np.add.at(counts[:, i], tokenizer.encode(" " + text) + tokenizer.encode(text.lower()), 1)
+    rarity = np.log((1 + len(entries)) / (1 + (counts > 0).sum(1, keepdims=True)))
+    left, size, _ = np.linalg.svd(np.log1p(counts) * rarity, full_matrices=False)
+    vectors = left[:, :width] * np.sqrt(size[:width])
+    vectors = np.pad(vectors, ((0, 0), (0, width - vectors.shape[1])))
+    return vectors / vectors.std()
+
+
+def metadata(shape, tokenizer):
+    control = len(tokenizer.tokens) - len(CONTROL)
+    return {
+        "general.architecture": "qwen3",
+        "general.type": "model",
+        "general.name": "demo",
+        "general.description": "Answers questions about cllm in plain English.",
+        "general.license": "mit",
+        "general.file_type": 7,  # mostly Q8_0
+        "general.quantization_version": 2,
+        "qwen3.context_length": shape.context,
+        "qwen3.embedding_length": shape.width,
+        "qwen3.block_count": shape.layers,
+        "qwen3.feed_forward_length": shape.feed_forward,
+        "qwen3.attention.head_count": shape.heads,
+        "qwen3.attention.head_count_kv": shape.kv_heads,
+        "qwen3.attention.key_length": shape.head_width,
+        "qwen3.attention.value_length": shape.head_width,
+        "qwen3.attention.layer_norm_rms_epsilon": model.NORM_EPSILON,
+        "qwen3.rope.freq_base": shape.rope_base,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": tokenizer.tokens,
+        # 1 is a normal token, 3 a control token, 4 one that users may write.
+        "tokenizer.ggml.token_type": [1] * (control - len(MARKUP)) + [4] * len(MARKUP) + [3] * len(CONTROL),
+        "tokenizer.ggml.merges": [f"{a} {b}" for a, b in tokenizer.merges],
+        "tokenizer.ggml.bos_token_id": tokenizer.ids["<|endoftext|>"],
+        "tokenizer.ggml.eos_token_id": tokenizer.ids["<|im_end|>"],
+        "tokenizer.ggml.padding_token_id": tokenizer.ids["<|endoftext|>"],
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": CHAT_TEMPLATE,
+    }
+
+
+def train(entries, steps, seed, report, save=None, vocabulary=VOCABULARY, **sizes):
+    """Trains for so many steps and returns parameters, shape and tokenizer.
+
+    report takes a line of text. save takes what is returned, now and then before the end.
+    """
+    texts = corpus.Corpus(entries)
+    special = 256 + len(MARKUP) + len(CONTROL)
+    tokenizer = Tokenizer(learn_merges(texts.texts(corpus.new_rng(seed)), vocabulary - special))
+    shape = model.Shape(vocabulary, **sizes)
+    parameters = model.new_parameters(shape, np.random.default_rng(seed))
+    embedding = parameters["token_embd.weight"]
+    embedding += (embedding.std() * meanings(texts.entries, tokenizer, shape.width)).astype(embedding.dtype)
+    size = sum(w.size for w in parameters.values())
+    report(f"{len(texts.entries)} questions in {sum(len(e.questions) for e in texts.entries)} phrasings, {len(texts.dialogues)} dialogues")
+    report(f"{size:,} parameters, {steps} steps")
+
+    optimizer = Optimizer(parameters, steps)
+    short = lambda: optimizer.step < SHORT * steps
+    source = batches(texts, tokenizer, corpus.new_rng(seed + 1), shape.context, short)
+    start, seen, losses = time.monotonic(), 0, []
+    while optimizer.step < steps:
+        tokens, learn = next(source)
+        loss, grads = model.loss_and_gradient(parameters, shape, tokens, learn)
+        optimizer.update(grads)
+        losses.append(loss)
+        seen += tokens.size
+        if optimizer.step % REPORT == 0 or optimizer.step in (1, 10, steps):
+            passed = time.monotonic() - start
+            left = passed / optimizer.step * (steps - optimizer.step)
+            report(f"step {optimizer.step:5}  loss {np.mean(losses):.4f}  {seen / passed:,.0f} tokens/s  {left / 60:.1f} min left")
+            losses = []
+        if save and optimizer.step % CHECKPOINT == 0:
+            save(parameters, shape, tokenizer)
+    return parameters, shape, tokenizer
+
+
+def main():
+    arguments = argparse.ArgumentParser(description="Train the demo model.")
+    arguments.add_argument("output")
+    arguments.add_argument("--steps", type=int, default=10500)
+    arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--keep-out", action="store_true", help="learn without some phrasings, and tell how many of those are answered right")
+    options = arguments.parse_args()
+
+    entries, kept_out = corpus.read_entries(), []
+    if options.keep_out:
+        for e in entries[::3]:
+            kept_out.append(corpus.Entry(e.id, e.questions[1::4], e.answer))
+            e.questions = [q for q in e.questions if q not in kept_out[-1].questions]
+    report = lambda line: print(line, flush=True)
+
+    def save(parameters, shape, tokenizer):
+        Path(options.output).write_bytes(gguf.encode(metadata(shape, tokenizer), parameters))
+
+    parameters, shape, tokenizer = train(entries, options.steps, options.seed, report, save)
+    save(parameters, shape, tokenizer)
+    report(f"right answers to the corpus' own questions: {share_right(parameters, shape, tokenizer, entries):.1%}")
+    if kept_out:
+        report(f"right answers to the kept out phrasings: {share_right(parameters, shape, tokenizer, kept_out):.1%}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
