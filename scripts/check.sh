@@ -33,7 +33,7 @@ formatted() {
 
 shell_syntax() {
 	local script
-	for script in scripts/*.sh .ci/run; do bash -n "$script" || return 1; done
+	for script in scripts/*.sh scripts/*/*.sh .ci/run; do bash -n "$script" || return 1; done
 }
 
 look gofmt formatted

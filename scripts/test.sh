@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test: vet, llama.cpp as it is installed, and all Go packages, with
-# the race detector where the test links no C++. Arguments go to 'go test'.
+# Runs every test: vet, llama.cpp as it is installed, the demo model's training, and all
+# Go packages, with the race detector where the test links no C++. Arguments go to 'go test'.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,6 +15,9 @@ scripts/build-llama.sh --exec go vet "${packages[@]}"
 
 step 'llama.cpp: decodes, and the sparse KV cache'
 scripts/build-llama.sh --test
+
+step "the demo model's training"
+scripts/demomodel/test.sh
 
 # The test binaries and what they link.
 tests=$(scripts/build-llama.sh --exec go list -test -f '{{if .ForTest}}{{else if eq .Name "main"}}{{.ImportPath}} {{join .Deps " "}}{{end}}' "${packages[@]}" | grep -E '^[^ ]+\.test ')
