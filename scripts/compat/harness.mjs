@@ -9,6 +9,7 @@ import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
+import http from 'node:http'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -116,11 +117,7 @@ export async function serve({ command = cllm, home, env = {}, models = [] } = {}
     log: () => log,
     stop: () => end(child),
     /** One request without any client library. A body is sent as it is, or as JSON. */
-    async request(method, route, body) {
-      const text = body === undefined || typeof body === 'string' ? body : JSON.stringify(body)
-      const answer = await fetch(`http://${address}${route}`, { method, body: text, signal: AbortSignal.timeout(60_000) })
-      return { status: answer.status, headers: answer.headers, text: await answer.text() }
-    },
+    request: (method, route, body, headers = {}) => request(address, method, route, body, headers),
     /** The sum of a metric over all models. */
     async metric(name) {
       const { text } = await daemon.request('GET', '/metrics')
@@ -131,8 +128,26 @@ export async function serve({ command = cllm, home, env = {}, models = [] } = {}
     ollama: (args, options = {}) =>
       run(ollama, args, { home, ...options, env: { OLLAMA_HOST: `http://${address}`, ...options.env } }),
   }
-  for (const name of models) await create(daemon, name, { parameters: { temperature: 0 } })
+  // One thread is fastest for models of this size, and lets tests run beside other work.
+  for (const name of models) await create(daemon, name, { parameters: { temperature: 0, num_thread: 1 } })
   return daemon
+}
+
+// Not fetch: it follows redirects, and has its own mind about headers.
+function request(address, method, route, body, headers) {
+  const [host, port] = address.split(':')
+  const text = body === undefined || typeof body === 'string' ? body : JSON.stringify(body)
+  if (text !== undefined) headers = { 'content-length': Buffer.byteLength(text), ...headers }
+  return new Promise((resolve, reject) => {
+    const sent = http.request({ host, port, method, path: route, headers, agent: false, signal: AbortSignal.timeout(60_000) }, (answer) => {
+      let text = ''
+      answer.setEncoding('utf8').on('data', (piece) => (text += piece))
+      answer.on('end', () => resolve({ status: answer.statusCode, headers: answer.headers, text }))
+      answer.on('error', reject)
+    })
+    sent.on('error', reject)
+    sent.end(text)
+  })
 }
 
 /** Makes a model of a gguf file by the API alone, as libraries do that upload blobs. */

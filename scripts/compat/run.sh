@@ -7,6 +7,7 @@
 #
 # CLLM_CACHE         the cache (default: $XDG_CACHE_HOME/cllm or ~/.cache/cllm)
 # CLLM_COMPAT_CLLM   the daemon's program (default: bin/cllm, which is built anew)
+# CLLM_COMPAT_OLLAMA the ollama command (default: the one that ollama.sh builds)
 # COMPATFLAGS          flags for 'node --test', for example --test-name-pattern=abort
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -65,7 +66,7 @@ if [[ -z ${CLLM_COMPAT_CLLM:-} ]]; then
 	scripts/build-llama.sh --exec go build -buildvcs=false -o bin/cllm ./cmd/cllm
 	export CLLM_COMPAT_CLLM=$PWD/bin/cllm
 fi
-CLLM_COMPAT_OLLAMA=$(scripts/compat/ollama.sh)
+CLLM_COMPAT_OLLAMA=${CLLM_COMPAT_OLLAMA:-$(scripts/compat/ollama.sh)}
 # All that the tests write is in here, and goes even if they are killed.
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/cllm-compat.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
