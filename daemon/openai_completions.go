@@ -125,7 +125,20 @@ func (r *completion) logprobs(probs []api.Logprob) *completionLogprobs {
 		l.TokenLogprobs = append(l.TokenLogprobs, p.Logprob)
 		l.TopLogprobs = append(l.TopLogprobs, top)
 		l.TextOffset = append(l.TextOffset, r.offset)
-		r.offset += utf8.RuneCountInString(p.Token)
+		r.offset += characters(p.TokenLogprob)
 	}
 	return l
+}
+
+// characters is how many characters begin in a token. One may end in the next.
+func characters(t api.TokenLogprob) (n int) {
+	if t.Bytes == nil {
+		return utf8.RuneCountInString(t.Token)
+	}
+	for _, b := range t.Bytes {
+		if utf8.RuneStart(byte(b)) {
+			n++
+		}
+	}
+	return n
 }
