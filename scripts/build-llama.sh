@@ -2,6 +2,9 @@
 # Builds llama.cpp v0.5.0 with our patches, once per machine and configuration,
 # and prints the prefix it is installed in. Everything else goes to stderr.
 #
+# Beside it, with a prefix of its own: llama.cpp's converter of JSON schemas to
+# grammars. It belongs to the part of llama.cpp that is not built otherwise.
+#
 #   build-llama.sh             build if it is missing, print the prefix
 #   build-llama.sh --env       build if it is missing, print the exports that cgo needs
 #   build-llama.sh --exec CMD  build if it is missing, run CMD with these exports
@@ -23,6 +26,7 @@ readonly version=v0.5.0
 readonly tree=fd570ef54b10ec5fecb739e7e04c8ce44a6f415a
 # Count up when this script puts something else into the prefix.
 readonly recipe=2
+readonly schema_recipe=1
 readonly upstream=https://github.com/ggml-org/llama.cpp
 readonly package=node-llama-cpp@3.22.1
 # The registry's integrity hash of the package, in hexadecimal.
@@ -118,6 +122,16 @@ make_key() {
 		cpu_features
 		cat "$here"/patches/*.patch
 		echo "$recipe"
+	} | sha256 | cut -c1-16
+}
+
+make_schema_key() {
+	{
+		echo "$source_id"
+		"$cxx" --version
+		uname -sm
+		cat "$here"/patches/schema/*.patch "$here"/schema/*.cpp
+		echo "$schema_recipe"
 	} | sha256 | cut -c1-16
 }
 
@@ -297,6 +311,59 @@ build() {
 	exec 9>&- # or CMD would hold the lock
 }
 
+# build_schema compiles the converter and what it needs into an archive of its own:
+# a change of it does not build llama.cpp again, nor the other way round.
+build_schema() {
+	need git tar ar
+	mkdir -p "$cache/schema" "$cache/llama" || die "the cache $cache cannot be written; set CLLM_CACHE to a folder that can"
+	if command -v flock >/dev/null; then
+		exec 9>"$cache/schema/lock"
+		flock -n 9 || { say "waiting for another build" && flock 9; }
+		if [[ -f $schema_prefix/schema.built ]]; then
+			exec 9>&-
+			return
+		fi
+		rm -rf "$cache"/schema/tmp.*
+	fi
+	tmp=$(mktemp -d "$cache/schema/tmp.XXXXXX")
+	trap 'rm -rf "$tmp"' EXIT
+	log=$cache/schema/$schema_key.log
+	: >"$log"
+
+	fetch
+	checkout
+	local patch file source=$tmp/llama.cpp out=$tmp/out jobs=()
+	for patch in "$here"/patches/schema/*.patch; do
+		run git -C "$source" apply "$patch" || die "$(basename "$patch") does not apply to this source; it is made for $version"
+	done
+	say "compiling the converter of JSON schemas; the log is $log"
+	mkdir -p "$tmp/objects" "$out/include" "$out/lib/pkgconfig"
+	for file in "$source"/common/{json,json-schema,json-schema-to-grammar,trie,unicode}.cpp "$here"/schema/*.cpp; do
+		run "$cxx" -std=c++17 -O2 -DNDEBUG -I"$source"/{common,include,ggml/include,vendor} \
+			-c "$file" -o "$tmp/objects/$(basename "$file" .cpp).o" &
+		jobs+=($!)
+	done
+	for file in "${jobs[@]}"; do
+		wait "$file" || die "the converter of JSON schemas does not compile (see above, and the whole log in $log)"
+	done
+	run ar rcs "$out/lib/libllama-schema.a" "$tmp"/objects/*.o || die "the archive cannot be written (see above)"
+	cp "$source"/common/{json,json-schema,json-schema-to-grammar}.h "$out/include/"
+	cat >"$out/lib/pkgconfig/llama-schema.pc" <<-EOF
+		prefix=\${pcfiledir}/../..
+		Name: llama-schema
+		Description: llama.cpp $version's converter of JSON schemas to grammars, built for cllm
+		Version: ${version#v}
+		Requires: llama
+		Cflags: -I\${prefix}/include
+		Libs: -L\${prefix}/lib -lllama-schema
+	EOF
+	touch "$out/schema.built"
+	[[ -f $schema_prefix/schema.built ]] || mv "$out" "$schema_prefix"
+	rm -rf "$tmp"
+	trap - EXIT
+	exec 9>&-
+}
+
 # test_installed compiles the self-test against the prefix, as cgo does, and runs
 # all of it: the decodes, and what the patches promise of the KV cache.
 test_installed() {
@@ -329,11 +396,14 @@ main() {
 		return
 	fi
 
+	schema_key=$(make_schema_key)
+	schema_prefix=$cache/schema/$schema_key
 	[[ -f $prefix/llama.built ]] || build
+	[[ -f $schema_prefix/schema.built ]] || build_schema
 	# The path holds the key, so a change of the archives changes the flags and
 	# Go builds anew; its cache does not look into archives.
 	# Without its tag gin compiles a msgpack library, for a minute, that nobody uses.
-	local cgo_env=(GOFLAGS="$(go env GOFLAGS) -tags=nomsgpack" CC="$cc" CXX="$cxx" CGO_CFLAGS="-O3 -g" CGO_CXXFLAGS="-O3 -g" PKG_CONFIG_PATH="$prefix/lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}")
+	local cgo_env=(GOFLAGS="$(go env GOFLAGS) -tags=nomsgpack" CC="$cc" CXX="$cxx" CGO_CFLAGS="-O3 -g" CGO_CXXFLAGS="-O3 -g" PKG_CONFIG_PATH="$prefix/lib/pkgconfig:$schema_prefix/lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}")
 	case $what in
 	--env)
 		printf 'export'
