@@ -36,25 +36,25 @@ func (d *Daemon) answerChat(ctx context.Context, req *api.ChatRequest, start tim
 	}
 	if len(req.Messages) == 0 && req.KeepAlive != nil && req.KeepAlive.Duration == 0 {
 		d.resident.unload(m)
-		to.whole(chatLine(req.Model, prompt.Part{}, &ending{reason: "unload"}))
+		to.whole(chatLine(req.Model, piece{}, &ending{reason: "unload"}))
 		return
 	}
-	opts, err := d.checkChat(req, m, relaxed)
+	set, err := d.checkChat(req, m, relaxed)
 	if err != nil {
 		to.fail(err)
 		return
 	}
-	l, err := d.resident.acquire(ctx, m, opts.Runner, req.KeepAlive)
+	l, err := d.resident.acquire(ctx, m, set.Runner, req.KeepAlive)
 	if err != nil {
 		to.fail(err)
 		return
 	}
 	defer l.release()
 	if len(req.Messages) == 0 {
-		to.whole(chatLine(req.Model, prompt.Part{}, &ending{reason: "load"}))
+		to.whole(chatLine(req.Model, piece{}, &ending{reason: "load"}))
 		return
 	}
-	d.converse(ctx, l, req, opts, start, to)
+	d.converse(ctx, l, req, set, start, to)
 }
 
 // chatModel returns the model that the request names.
@@ -69,8 +69,8 @@ func (d *Daemon) chatModel(req *api.ChatRequest) (*modelstore.Model, error) {
 }
 
 // checkChat checks what can be checked before the model is loaded. It settles
-// req.Think and returns the options.
-func (d *Daemon) checkChat(req *api.ChatRequest, m *modelstore.Model, relaxed bool) (opts api.Options, err error) {
+// req.Think.
+func (d *Daemon) checkChat(req *api.ChatRequest, m *modelstore.Model, relaxed bool) (set settings, err error) {
 	can := ability(m.Capabilities())
 	think, err := can.think(req.Model, req.Think)
 	switch {
@@ -79,25 +79,26 @@ func (d *Daemon) checkChat(req *api.ChatRequest, m *modelstore.Model, relaxed bo
 	case relaxed:
 		req.Think = nil
 	default:
-		return opts, err
+		return set, err
 	}
 	var need []model.Capability
 	if len(req.Tools) > 0 {
 		need = append(need, model.CapabilityTools)
 	}
 	if err := can.check(m, req.Model, "chat", need...); err != nil {
-		return opts, err
+		return set, err
 	}
 	if len(req.Messages) > 0 {
-		if err := checkExtras(req.Format, req.Logprobs); err != nil {
-			return opts, err
+		if set.grammar, err = d.grammar(req.Format); err != nil {
+			return set, err
 		}
 	}
-	return d.options(m, req.Options)
+	set.Options, err = d.options(m, req.Options)
+	return set, err
 }
 
 // converse answers the last message of a conversation.
-func (d *Daemon) converse(ctx context.Context, l *lease, req *api.ChatRequest, opts api.Options, start time.Time, to reply) {
+func (d *Daemon) converse(ctx context.Context, l *lease, req *api.ChatRequest, set settings, start time.Time, to reply) {
 	loaded := time.Since(start)
 	style := prompt.NewStyle(l.model.Template, l.model.Config, l.model.Name)
 	talk := prompt.Conversation{
@@ -110,8 +111,9 @@ func (d *Daemon) converse(ctx context.Context, l *lease, req *api.ChatRequest, o
 		to.fail(err)
 		return
 	}
+	asked := talk
 	talk.Tools = tools
-	limit := contextLimit(opts, l.context)
+	limit := contextLimit(set.Options, l.context)
 	p, err := fit(style, talk, l.vocab, limit, isTrue(req.Truncate))
 	if err != nil {
 		to.fail(err)
@@ -129,11 +131,16 @@ func (d *Daemon) converse(ctx context.Context, l *lease, req *api.ChatRequest, o
 		to.fail(err)
 		return
 	}
-	request, err := newRequest(opts, l.vocab, p.Tokens, limit, isTrue(req.Truncate), isTrue(req.Shift))
+	request, err := newRequest(set.Options, l.vocab, p.Tokens, limit, isTrue(req.Truncate), isTrue(req.Shift))
 	if err != nil {
 		to.fail(err)
 		return
 	}
+	if request.Grammar, err = formatted(set.grammar, l, style, asked, p.Text); err != nil {
+		to.fail(err)
+		return
+	}
+	request.Logprobs, request.TopLogprobs = req.Logprobs, req.TopLogprobs
 	output.Begin(p.Text)
 	d.deliver(ctx, l.sched, turn{
 		start:   start,
@@ -141,7 +148,8 @@ func (d *Daemon) converse(ctx context.Context, l *lease, req *api.ChatRequest, o
 		stream:  isTrue(req.Stream),
 		request: request,
 		output:  output,
-		line:    func(p prompt.Part, e *ending) any { return chatLine(req.Model, p, e) },
+		vocab:   l.vocab,
+		line:    func(p piece, e *ending) any { return chatLine(req.Model, p, e) },
 	}, to)
 }
 
@@ -171,11 +179,12 @@ func fit(s prompt.Style, talk prompt.Conversation, vocab llm.Vocab, limit int, t
 }
 
 // chatLine is one line of a chat, the last with an ending.
-func chatLine(name string, p prompt.Part, e *ending) *api.ChatResponse {
+func chatLine(name string, p piece, e *ending) *api.ChatResponse {
 	r := &api.ChatResponse{
 		Model:     name,
 		CreatedAt: time.Now().UTC(),
 		Message:   api.Message{Role: "assistant", Content: p.Content, Thinking: p.Thinking, ToolCalls: p.Calls},
+		Logprobs:  p.logprobs,
 	}
 	if e != nil {
 		r.Done, r.DoneReason, r.Metrics = true, e.reason, e.metrics

@@ -179,8 +179,8 @@ func TestChatErrors(t *testing.T) {
 		{`{"model":"plain","tools":` + weatherTool + `,` + hello + `}`, 400, "registry.ollama.ai/library/plain:latest does not support tools"},
 		{`{"model":"plain","options":{"num_ctx":"a"},` + hello + `}`, 500, `option "num_ctx" must be of type integer`},
 		{`{"model":"plain","top_logprobs":21,` + hello + `}`, 400, "top_logprobs must be between 0 and 20"},
-		{`{"model":"plain","logprobs":true,` + hello + `}`, 501, `log probabilities are not implemented yet: leave "logprobs" out`},
-		{`{"model":"plain","format":"json",` + hello + `}`, 501, `structured output is not implemented yet: leave "format" out`},
+		{`{"model":"plain","format":"yaml",` + hello + `}`, 500, `invalid format: "\"yaml\""; expected "json" or a valid JSON Schema object`},
+		{`{"model":"plain","format":{"type":"nothing"},` + hello + `}`, 500, `invalid JSON schema in format`},
 		{`{"model":"plain","keep_alive":"10",` + hello + `}`, 400, `time: missing unit in duration "10"`},
 		{`{"model":"plain","messages":[{"role":"user","images":["?"]}]}`, 400, "illegal base64 data at input byte 0"},
 	} {

@@ -21,6 +21,7 @@ type Daemon struct {
 	store    *modelstore.Store
 	queue    *scheduler.Queue
 	resident *residency
+	formats  *formats
 	aliases  *aliases
 	origins  gin.HandlerFunc
 
@@ -50,6 +51,7 @@ func New(o Options) (*Daemon, error) {
 		d.log.Warn("models can be run, but not created, copied or deleted", "error", err)
 	}
 	d.resident = newResidency(opts, d.queue)
+	d.formats = &formats{convert: opts.Loader.SchemaToGrammar}
 	d.aliases = newAliases(opts.Aliases)
 	if _, err := d.aliases.list(); err != nil {
 		d.log.Warn("there are no aliases", "error", err)

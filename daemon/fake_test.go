@@ -31,6 +31,7 @@ type fakeLoader struct {
 	embedders []*llmtest.Embedder
 	loaded    int
 	closed    int
+	converted int // schemas
 }
 
 func (f *fakeLoader) Load(ctx context.Context, spec LoadSpec, progress func(float32)) (*Loaded, error) {

@@ -41,60 +41,61 @@ func (d *Daemon) answerGenerate(ctx context.Context, req *api.GenerateRequest, s
 	}
 	if req.Prompt == "" && req.KeepAlive != nil && req.KeepAlive.Duration == 0 {
 		d.resident.unload(m)
-		to.whole(generateLine(req.Model, prompt.Part{}, &ending{reason: "unload"}))
+		to.whole(generateLine(req.Model, piece{}, &ending{reason: "unload"}))
 		return
 	}
 	style := prompt.NewStyle(m.Template, m.Config, m.Name)
-	opts, err := d.checkGenerate(req, m, style)
+	set, err := d.checkGenerate(req, m, style)
 	if err != nil {
 		to.fail(err)
 		return
 	}
-	l, err := d.resident.acquire(ctx, m, opts.Runner, req.KeepAlive)
+	l, err := d.resident.acquire(ctx, m, set.Runner, req.KeepAlive)
 	if err != nil {
 		to.fail(err)
 		return
 	}
 	defer l.release()
 	if req.Prompt == "" {
-		to.whole(generateLine(req.Model, prompt.Part{}, &ending{reason: "load"}))
+		to.whole(generateLine(req.Model, piece{}, &ending{reason: "load"}))
 		return
 	}
-	d.complete(ctx, l, req, opts, style, start, to)
+	d.complete(ctx, l, req, set, style, start, to)
 }
 
 // checkGenerate checks what can be checked before the model is loaded. It settles
-// req.Think and returns the options.
-func (d *Daemon) checkGenerate(req *api.GenerateRequest, m *modelstore.Model, style prompt.Style) (opts api.Options, err error) {
+// req.Think.
+func (d *Daemon) checkGenerate(req *api.GenerateRequest, m *modelstore.Model, style prompt.Style) (set settings, err error) {
 	if req.Raw && (req.Template != "" || req.System != "" || len(req.Context) > 0) {
-		return opts, newError(http.StatusBadRequest, "raw mode does not support template, system, or context")
+		return set, newError(http.StatusBadRequest, "raw mode does not support template, system, or context")
 	}
 	if err := checkLevel(req.Think, style.Parser == prompt.Harmony); err != nil {
-		return opts, err
+		return set, err
 	}
 	can := ability(m.Capabilities())
 	if req.Think, err = can.think(req.Model, req.Think); err != nil {
-		return opts, err
+		return set, err
 	}
 	var need []model.Capability
 	if req.Suffix != "" {
 		need = append(need, model.CapabilityInsert)
 	}
 	if err := can.check(m, req.Model, "generate", need...); err != nil {
-		return opts, err
+		return set, err
 	}
 	if req.Prompt != "" {
-		if err := checkExtras(req.Format, req.Logprobs); err != nil {
-			return opts, err
+		if set.grammar, err = d.grammar(req.Format); err != nil {
+			return set, err
 		}
 	}
-	return d.options(m, req.Options)
+	set.Options, err = d.options(m, req.Options)
+	return set, err
 }
 
 // complete answers a prompt.
-func (d *Daemon) complete(ctx context.Context, l *lease, req *api.GenerateRequest, opts api.Options, style prompt.Style, start time.Time, to reply) {
+func (d *Daemon) complete(ctx context.Context, l *lease, req *api.GenerateRequest, set settings, style prompt.Style, start time.Time, to reply) {
 	loaded := time.Since(start)
-	limit := contextLimit(opts, l.context)
+	limit := contextLimit(set.Options, l.context)
 	if req.Raw {
 		style.Parser = "" // the parsers expect what their renderer wrote
 	}
@@ -116,11 +117,18 @@ func (d *Daemon) complete(ctx context.Context, l *lease, req *api.GenerateReques
 		})
 		return
 	}
-	request, err := newRequest(opts, l.vocab, p.Tokens, limit, isTrue(req.Truncate), isTrue(req.Shift))
+	request, err := newRequest(set.Options, l.vocab, p.Tokens, limit, isTrue(req.Truncate), isTrue(req.Shift))
 	if err != nil {
 		to.fail(err)
 		return
 	}
+	if set.grammar != nil { // from the first token on, thinking included, as in Ollama
+		if request.Grammar, err = set.grammar.Match(l.vocab); err != nil {
+			to.fail(err)
+			return
+		}
+	}
+	request.Logprobs, request.TopLogprobs = req.Logprobs, req.TopLogprobs
 	output.Begin(p.Text)
 	d.deliver(ctx, l.sched, turn{
 		start:   start,
@@ -128,7 +136,8 @@ func (d *Daemon) complete(ctx context.Context, l *lease, req *api.GenerateReques
 		stream:  isTrue(req.Stream),
 		request: request,
 		output:  output,
-		line: func(part prompt.Part, e *ending) any {
+		vocab:   l.vocab,
+		line: func(part piece, e *ending) any {
 			r := generateLine(req.Model, part, e)
 			if e != nil && !req.Raw {
 				r.Context = contextTokens(l.vocab, p, e.text)
@@ -237,13 +246,14 @@ func standsFor(vocab llm.Vocab, tokens []llm.Token, text string) bool {
 }
 
 // generateLine is one line of a completion, the last with an ending.
-func generateLine(name string, p prompt.Part, e *ending) *api.GenerateResponse {
+func generateLine(name string, p piece, e *ending) *api.GenerateResponse {
 	r := &api.GenerateResponse{
 		Model:     name,
 		CreatedAt: time.Now().UTC(),
 		Response:  p.Content,
 		Thinking:  p.Thinking,
 		ToolCalls: p.Calls,
+		Logprobs:  p.logprobs,
 	}
 	if e != nil {
 		r.Done, r.DoneReason, r.Metrics = true, e.reason, e.metrics

@@ -229,7 +229,8 @@ func TestGenerateErrors(t *testing.T) {
 		{`{"model":"plain","options":{"seed":"a"}}`, 500, `option "seed" must be of type integer`},
 		{`{"model":"plain","top_logprobs":-1}`, 400, "top_logprobs must be between 0 and 20"},
 		{`{"model":"plain","prompt":"?","format":"yaml"}`, 500, `invalid format: "\"yaml\""; expected "json" or a valid JSON Schema object`},
-		{`{"model":"plain","prompt":"?","format":{}}`, 501, `structured output is not implemented yet: leave "format" out`},
+		{`{"model":"plain","prompt":"?","format":[]}`, 500, `invalid format: "[]"; expected "json" or a valid JSON Schema object`},
+		{`{"model":"plain","prompt":"?","format":{"type":"nothing"}}`, 500, `invalid JSON schema in format`},
 		{`{"model":"plain","prompt":"too long for that","truncate":false,"options":{"num_ctx":8}}`, 400, "the input length exceeds the context length"},
 	} {
 		r := a.post("/api/generate", c.body)

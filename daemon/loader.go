@@ -22,6 +22,10 @@ type Loader interface {
 	// taken for stalled. It ends soon after ctx does.
 	Load(ctx context.Context, spec LoadSpec, progress func(fraction float32)) (*Loaded, error)
 
+	// SchemaToGrammar makes a grammar, in GBNF, of a JSON schema. An error says that
+	// the schema is not valid or can't be had as a grammar.
+	SchemaToGrammar(schema []byte) (gbnf string, err error)
+
 	// Quantize is what modelstore.CreateRequest.Quantize asks for.
 	Quantize(ctx context.Context, src, dst, typ string, progress func(done, total int64)) error
 }
@@ -47,9 +51,6 @@ type Loaded struct {
 	Context int   // positions of one request, where there is no engine to say it
 	Size    int64 // bytes of weights and buffers, without the KV cache
 	VRAM    int64 // bytes of Size that are on a GPU
-
-	// Grammar compiles GBNF text for the model's vocabulary.
-	Grammar func(gbnf string) (llm.Grammar, error)
 
 	// OpenEmbedder makes an embedder over the same weights; its owner closes it.
 	// nil: the model gives no embeddings.

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -13,6 +12,7 @@ import (
 	"github.com/ollama/ollama/types/model"
 
 	"cllm/llm"
+	"cllm/llm/gbnf"
 	"cllm/modelstore"
 	"cllm/scheduler"
 )
@@ -34,6 +34,12 @@ func drain(c *gin.Context) error {
 		return newError(http.StatusBadRequest, err.Error())
 	}
 	return err
+}
+
+// settings are what a request asks for, checked.
+type settings struct {
+	api.Options
+	grammar *gbnf.Grammar // of the format; nil: anything goes
 }
 
 // leastContext is the smallest context that a request gets.
@@ -138,28 +144,6 @@ func sampling(opts api.Options) llm.SamplingParams {
 	return p
 }
 
-// checkExtras refuses what is not served yet, so that it is not left out silently.
-func checkExtras(format json.RawMessage, logprobs bool) error {
-	switch f := string(format); {
-	case f == "" || f == "null" || f == `""`:
-	case f == `"json"` || f[0] == '{':
-		return newError(http.StatusNotImplemented, "structured output is not implemented yet: leave \"format\" out")
-	default:
-		return errorf(http.StatusInternalServerError, "invalid format: %q; expected \"json\" or a valid JSON Schema object", f)
-	}
-	if logprobs {
-		return newError(http.StatusNotImplemented, "log probabilities are not implemented yet: leave \"logprobs\" out")
-	}
-	return nil
-}
-
-func checkTopLogprobs(n int) error {
-	if n < 0 || n > 20 {
-		return newError(http.StatusBadRequest, "top_logprobs must be between 0 and 20")
-	}
-	return nil
-}
-
 // ability is what a model can do.
 type ability []model.Capability
 
@@ -181,10 +165,13 @@ func (can ability) check(m *modelstore.Model, name, verb string, need ...model.C
 	return nil
 }
 
+// thinks reports whether the model thinks before it answers.
+func (can ability) thinks() bool { return slices.Contains(can, model.CapabilityThinking) }
+
 // think returns what a request's "think" means: on where the model can and nothing
 // was said.
 func (can ability) think(name string, think *api.ThinkValue) (*api.ThinkValue, error) {
-	switch able := slices.Contains(can, model.CapabilityThinking); {
+	switch able := can.thinks(); {
 	case able && think == nil:
 		return &api.ThinkValue{Value: true}, nil
 	case !able && think.Bool():

@@ -278,38 +278,6 @@ func TestThinkingIsOnWhereTheModelCan(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotServedYetIsRefusedAndNotLeftOut(t *testing.T) {
-	for _, c := range []struct {
-		format   string
-		logprobs bool
-		status   int
-	}{
-		{"", false, 0},
-		{"null", false, 0},
-		{`""`, false, 0},
-		{`"json"`, false, 501},
-		{`{"type":"object"}`, false, 501},
-		{`"yaml"`, false, 500},
-		{`[]`, false, 500},
-		{"", true, 501},
-	} {
-		err := checkExtras(json.RawMessage(c.format), c.logprobs)
-		if c.status == 0 {
-			if err != nil {
-				t.Errorf("format %s: %v", c.format, err)
-			}
-			continue
-		}
-		if status, _ := answer(err); err == nil || status != c.status {
-			t.Errorf("format %s, logprobs %v: %v", c.format, c.logprobs, err)
-		}
-	}
-	_, text := answer(checkExtras(json.RawMessage(`"yaml"`), false))
-	if want := `invalid format: "\"yaml\""; expected "json" or a valid JSON Schema object`; text != want {
-		t.Errorf("%q, want %q", text, want)
-	}
-}
-
 func TestContextIsTheTextOfPromptAndAnswer(t *testing.T) {
 	for _, vocab := range []llm.Vocab{llmtest.Vocab{}, begun{}, joined{}} {
 		text := "<|im_start|>user\nhé<|im_end|>"

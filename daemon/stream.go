@@ -13,6 +13,7 @@ import (
 	"github.com/ollama/ollama/api"
 
 	"cllm/daemon/prompt"
+	"cllm/llm"
 	"cllm/scheduler"
 )
 
@@ -23,9 +24,16 @@ type turn struct {
 	stream  bool          // a line per piece, otherwise one object at the end
 	request scheduler.Request
 	output  *prompt.Output
+	vocab   llm.Vocab
 
 	// line makes what is sent of a piece. With an ending it is the last one.
-	line func(prompt.Part, *ending) any
+	line func(piece, *ending) any
+}
+
+// piece is a part of an answer and what the client wants to know of its tokens.
+type piece struct {
+	prompt.Part
+	logprobs []api.Logprob
 }
 
 // ending is what the last line tells.
@@ -83,12 +91,14 @@ func (d *Daemon) deliver(ctx context.Context, s *scheduler.Scheduler, t turn, to
 
 // pass sends what an event holds. An error ends the answer.
 func (t *turn) pass(e scheduler.Event, text func() string, to sink) error {
-	if e.Text != "" {
-		p, err := t.output.Add(e.Text)
+	if e.Text != "" || len(e.Logprobs) > 0 {
+		part, err := t.output.Add(e.Text)
 		if err != nil {
 			return err
 		}
-		if !p.Empty() {
+		// What is held back because it may begin a tag keeps no logprobs back.
+		p := piece{part, logprobs(t.vocab, e.Logprobs)}
+		if !p.Empty() || len(p.logprobs) > 0 {
 			if err := to.part(p); err != nil {
 				return err
 			}
@@ -104,7 +114,7 @@ func (t *turn) pass(e scheduler.Event, text func() string, to sink) error {
 	if err != nil {
 		return err
 	}
-	return to.end(p, &ending{reason: string(e.Done.Reason), metrics: t.metrics(e.Done), text: text()})
+	return to.end(piece{Part: p}, &ending{reason: string(e.Done.Reason), metrics: t.metrics(e.Done), text: text()})
 }
 
 // engineError gives the errors of an engine the beginning by which clients know
@@ -131,8 +141,8 @@ func (t *turn) metrics(d *scheduler.Done) api.Metrics {
 
 // sink takes the parts of an answer.
 type sink interface {
-	part(prompt.Part) error
-	end(prompt.Part, *ending) error
+	part(piece) error
+	end(piece, *ending) error
 	fail(error)
 }
 
@@ -142,9 +152,9 @@ type streamed struct {
 	to   reply
 }
 
-func (s *streamed) part(p prompt.Part) error           { return s.to.line(s.turn.line(p, nil)) }
-func (s *streamed) end(p prompt.Part, e *ending) error { return s.to.line(s.turn.line(p, e)) }
-func (s *streamed) fail(err error)                     { s.to.failLine(err) }
+func (s *streamed) part(p piece) error           { return s.to.line(s.turn.line(p, nil)) }
+func (s *streamed) end(p piece, e *ending) error { return s.to.line(s.turn.line(p, e)) }
+func (s *streamed) fail(err error)               { s.to.failLine(err) }
 
 // gathered sends all parts as one at the end.
 type gathered struct {
@@ -152,21 +162,23 @@ type gathered struct {
 	to                reply
 	content, thinking strings.Builder
 	calls             []api.ToolCall
+	logprobs          []api.Logprob
 }
 
-func (g *gathered) part(p prompt.Part) error {
+func (g *gathered) part(p piece) error {
 	g.content.WriteString(p.Content)
 	g.thinking.WriteString(p.Thinking)
 	g.calls = append(g.calls, p.Calls...)
+	g.logprobs = append(g.logprobs, p.logprobs...)
 	return nil
 }
 
-func (g *gathered) end(p prompt.Part, e *ending) error {
+func (g *gathered) end(p piece, e *ending) error {
 	if err := g.part(p); err != nil {
 		return err
 	}
 	all := prompt.Part{Content: g.content.String(), Thinking: g.thinking.String(), Calls: g.calls}
-	return g.to.whole(g.turn.line(all, e))
+	return g.to.whole(g.turn.line(piece{all, g.logprobs}, e))
 }
 
 func (g *gathered) fail(err error) { g.to.fail(err) }

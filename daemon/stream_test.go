@@ -285,7 +285,7 @@ func answering(tb testing.TB, w http.ResponseWriter, style prompt.Style, talk pr
 	if err != nil {
 		tb.Fatal(err)
 	}
-	t := &turn{start: time.Now(), output: output, line: func(p prompt.Part, e *ending) any { return chatLine("plain", p, e) }}
+	t := &turn{start: time.Now(), output: output, line: func(p piece, e *ending) any { return chatLine("plain", p, e) }}
 	return &streamed{turn: t, to: (&Daemon{}).native(c)}, t
 }
 

@@ -81,10 +81,25 @@ type Engine interface {
 
 // Pick asks for one token from one row of the last Decode.
 type Pick struct {
-	Row     int      // index into the rows of the last Decode; that row asked for logits
-	Sampler *Sampler // the request's sampler; used by no other pick of the call
-	Token   Token    // out: the token
-	Err     error    // out: why there is no token
+	Row      int       // index into the rows of the last Decode; that row asked for logits
+	Sampler  *Sampler  // the request's sampler; used by no other pick of the call
+	Token    Token     // out: the token
+	Err      error     // out: why there is no token
+	Logprobs *Logprobs // filled with what was likely; nil: not wanted, and at no cost
+}
+
+// Logprobs tells how likely a row makes its tokens, before penalties, grammar and
+// temperature.
+type Logprobs struct {
+	Most   int       // how many tokens Top shall hold
+	Picked float32   // out: of the pick's token
+	Top    []Logprob // out: the likeliest tokens, likeliest first; none of probability 0
+}
+
+// Logprob is a token and the natural logarithm of its probability.
+type Logprob struct {
+	Token   Token
+	Logprob float32
 }
 
 // Vocab turns text into tokens and back. All methods may be called from many
@@ -109,15 +124,17 @@ type Vocab interface {
 	Size() int
 }
 
-// Grammar restricts what may be sampled next. It belongs to one request.
+// Grammar restricts what may be sampled next. It belongs to one request and to the
+// goroutine that samples for it. An error says that it can't be applied any more.
 type Grammar interface {
+	// Take moves on by a token that was drawn, and reports whether it did: whether
+	// the token may come next.
+	Take(t Token) (bool, error)
+
 	// Filter drops the candidates that may not come next, in place and in order,
 	// and returns the rest.
-	Filter(c []Candidate) []Candidate
+	Filter(c []Candidate) ([]Candidate, error)
 
-	// Accept moves on by a token that was picked.
-	Accept(t Token) error
-
-	// Close frees the grammar. It may be called more than once.
-	Close()
+	// Complete reports whether nothing more has to come.
+	Complete() bool
 }

@@ -27,12 +27,22 @@ type Candidate struct {
 	Logit float32
 }
 
-// ErrNoCandidates is returned when nothing may be sampled: the grammar refuses
-// every token, or the logits are not numbers.
-var ErrNoCandidates = errors.New("no token can be sampled from these logits")
+// Why nothing can be sampled.
+var (
+	// ErrNoCandidates: the logits are not numbers.
+	ErrNoCandidates = errors.New("no token can be sampled from these logits")
+	// ErrRefused: the grammar refuses every token of the vocabulary.
+	ErrRefused = errors.New("the format allows none of the model's tokens here")
+	// ErrComplete: so it does, but nothing more has to come: the answer is whole.
+	ErrComplete = errors.New("the answer is complete and the model has no token to end it with")
+)
 
 // All is the number of candidates that means the whole vocabulary.
 const All = 0
+
+// tried is how many candidates a row with a grammar gets at least: when the likeliest
+// is refused, the next ones are at hand.
+const tried = 64
 
 // Sampler picks the tokens of one request. What it picks depends on the
 // parameters, the seed, the tokens seen and the row's logits alone: the company
@@ -41,19 +51,22 @@ const All = 0
 // An engine drives it in three calls: Prepare on the raw row, then a selection
 // of the likeliest candidates, then Choose; and Choose once more, with the whole
 // vocabulary, when it asks for that. The order of the steps is that of
-// llama.cpp's chain: penalties, top-k, typical, top-p, min-p, temperature, draw.
+// llama.cpp's chain: penalties, grammar, top-k, typical, top-p, min-p, temperature,
+// draw. A token is drawn without the grammar first: if it fits, the others need
+// not be looked at.
 type Sampler struct {
 	params  SamplingParams
 	grammar Grammar // nil: anything goes
 	rng     *rand.Rand
 	history []Token // the tokens looked back on, oldest first
 	counts  map[Token]int
+	raw     []Candidate // the logits of the row that Prepare changed
+	fitting []Candidate // scratch: what the grammar has left
 	kept    []Candidate // scratch
 	probs   []float64   // scratch, parallel to kept
 }
 
-// NewSampler returns a sampler that has seen the prompt. The grammar may be nil;
-// it stays the caller's to close.
+// NewSampler returns a sampler that has seen the prompt. The grammar may be nil.
 func NewSampler(p SamplingParams, g Grammar, prompt []Token) *Sampler {
 	seed := uint64(p.Seed)
 	if p.Seed < 0 {
@@ -81,11 +94,13 @@ func (s *Sampler) penalizes() bool {
 // Prepare applies the penalties to the row, in place, and returns how many
 // candidates Choose wants, likeliest first; All is the whole vocabulary.
 func (s *Sampler) Prepare(row []float32) int {
+	s.raw = s.raw[:0]
 	for t, n := range s.counts {
 		if int(t) >= len(row) || t < 0 {
 			continue
 		}
 		l := row[t]
+		s.raw = append(s.raw, Candidate{Token: t, Logit: l})
 		if l > 0 {
 			l /= s.params.RepeatPenalty
 		} else {
@@ -93,14 +108,32 @@ func (s *Sampler) Prepare(row []float32) int {
 		}
 		row[t] = l - float32(n)*s.params.FrequencyPenalty - s.params.PresencePenalty
 	}
-	switch {
-	case s.params.Temperature <= 0:
-		return 1
-	case s.params.TopK > 0 && s.params.TopK < len(row):
-		return s.params.TopK
-	default:
+	k := s.wanted()
+	if k != All && s.grammar != nil {
+		k = max(k, tried)
+	}
+	if k >= len(row) {
 		return All
 	}
+	return k
+}
+
+// wanted is how many of the likeliest candidates a draw can come from.
+func (s *Sampler) wanted() int {
+	if s.params.Temperature <= 0 {
+		return 1
+	}
+	return max(s.params.TopK, All)
+}
+
+// Logit is a token's logit before Prepare changed the row.
+func (s *Sampler) Logit(row []float32, t Token) float32 {
+	for _, c := range s.raw {
+		if c.Token == t {
+			return c.Logit
+		}
+	}
+	return row[t]
 }
 
 // Choose picks from candidates that are sorted by falling logit, ties by rising
@@ -115,34 +148,57 @@ func (s *Sampler) Choose(c []Candidate, all bool) (t Token, more bool, err error
 	if s.grammar == nil {
 		return t, false, nil
 	}
-	if len(s.grammar.Filter([]Candidate{{Token: t}})) == 1 {
-		return t, false, nil
+	if took, err := s.grammar.Take(t); took || err != nil {
+		return t, false, err
 	}
-	if !all {
+	fitting, err := s.fit(c)
+	switch {
+	case err != nil:
+		return 0, false, err
+	case !all && (s.wanted() == All || len(fitting) < s.wanted()):
 		return 0, true, nil
+	case len(fitting) == 0 && s.grammar.Complete():
+		return 0, false, ErrComplete
+	case len(fitting) == 0:
+		return 0, false, ErrRefused
 	}
-	c = s.grammar.Filter(slices.Clone(c))
-	if len(c) == 0 {
-		return 0, false, ErrNoCandidates
+	t = s.draw(fitting)
+	if took, err := s.grammar.Take(t); !took {
+		return 0, false, errors.Join(ErrRefused, err)
 	}
-	return s.draw(c), false, nil
+	return t, false, nil
+}
+
+// fit returns those of the candidates that the grammar allows, as many of the
+// likeliest as a draw can come from.
+func (s *Sampler) fit(c []Candidate) ([]Candidate, error) {
+	enough := s.wanted()
+	if enough == All {
+		enough = len(c)
+	}
+	s.fitting = s.fitting[:0]
+	for n := tried; len(c) > 0 && len(s.fitting) < enough; n *= 4 {
+		n = min(n, len(c))
+		before := len(s.fitting)
+		for _, one := range c[:n] {
+			if !math.IsInf(float64(one.Logit), 0) {
+				s.fitting = append(s.fitting, one)
+			}
+		}
+		left, err := s.grammar.Filter(s.fitting[before:])
+		if err != nil {
+			return nil, err
+		}
+		s.fitting = s.fitting[:before+len(left)]
+		c = c[n:]
+	}
+	return s.fitting, nil
 }
 
 // Accept takes note of a token that was picked.
-func (s *Sampler) Accept(t Token) error {
+func (s *Sampler) Accept(t Token) {
 	if s.counts != nil {
 		s.remember(t)
-	}
-	if s.grammar != nil {
-		return s.grammar.Accept(t)
-	}
-	return nil
-}
-
-// Close frees the request's grammar.
-func (s *Sampler) Close() {
-	if s.grammar != nil {
-		s.grammar.Close()
 	}
 }
 

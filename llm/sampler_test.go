@@ -139,15 +139,18 @@ func TestPenalties(t *testing.T) {
 		t.Run(tt.promise, func(t *testing.T) {
 			s := NewSampler(tt.params, nil, nil)
 			for _, tok := range tt.prompt {
-				if err := s.Accept(tok); err != nil {
-					t.Fatal(err)
-				}
+				s.Accept(tok)
 			}
 			fromPrompt := NewSampler(tt.params, nil, tt.prompt)
 			for _, s := range []*Sampler{s, fromPrompt} {
 				row := slices.Clone(tt.row)
 				if s.Prepare(row); !slices.Equal(row, tt.want) {
 					t.Errorf("%v, want %v", row, tt.want)
+				}
+				for tok, logit := range tt.row {
+					if got := s.Logit(row, Token(tok)); got != logit {
+						t.Errorf("token %d had the logit %v, it says %v", tok, logit, got)
+					}
 				}
 			}
 		})
@@ -157,46 +160,146 @@ func TestPenalties(t *testing.T) {
 // only allows the tokens it lists.
 type only struct {
 	tokens   []Token
-	accepted []Token
-	closed   bool
+	taken    []Token
+	filtered int // candidates it was asked about beside the picks
+	whole    bool
+	err      error
 }
 
-func (g *only) Filter(c []Candidate) []Candidate {
-	return slices.DeleteFunc(c, func(c Candidate) bool { return !slices.Contains(g.tokens, c.Token) })
+func (g *only) Take(t Token) (bool, error) {
+	ok := slices.Contains(g.tokens, t) && g.err == nil
+	if ok {
+		g.taken = append(g.taken, t)
+	}
+	return ok, g.err
 }
-func (g *only) Accept(t Token) error { g.accepted = append(g.accepted, t); return nil }
-func (g *only) Close()               { g.closed = true }
+
+func (g *only) Filter(c []Candidate) ([]Candidate, error) {
+	g.filtered += len(c)
+	return slices.DeleteFunc(c, func(c Candidate) bool { return !slices.Contains(g.tokens, c.Token) }), g.err
+}
+
+func (g *only) Complete() bool { return g.whole }
+
+// pick drives a sampler as an engine does.
+func pick(s *Sampler, logits []float32) (t Token, more bool, err error) {
+	row := slices.Clone(logits)
+	k := s.Prepare(row)
+	if t, more, err = s.Choose(candidates(row, k), k == All); !more {
+		return t, false, err
+	}
+	t, again, err := s.Choose(candidates(row, All), true)
+	if again {
+		err = errors.New("the whole vocabulary was not enough")
+	}
+	return t, true, err
+}
 
 func TestAGrammarIsAskedAboutThePickFirst(t *testing.T) {
+	g := &only{tokens: []Token{0, 2}}
 	p := off
 	p.Temperature = 0
-	row := []float32{3, 2, 1}
-	for _, tt := range []struct {
-		allowed []Token
-		more    bool
-		want    Token
-	}{
-		{[]Token{0, 2}, false, 0},
-		{[]Token{2}, true, 2},
+	s := NewSampler(p, g, nil)
+	if tok, more, err := pick(s, []float32{3, 2, 1}); tok != 0 || more || err != nil || g.filtered != 0 {
+		t.Errorf("token %d, %v, %v, and the grammar was asked about %d others", tok, more, err, g.filtered)
+	}
+	if !slices.Equal(g.taken, []Token{0}) {
+		t.Errorf("the grammar took %v", g.taken)
+	}
+}
+
+func TestAmongTheAllowedTokensTheDrawIsAsIfThereWereNoOthers(t *testing.T) {
+	const n, tokens = 8000, 300
+	logits := make([]float32, tokens)
+	var allowed []Token
+	for i := range logits {
+		logits[i] = float32((i*7919)%tokens) / 100
+		if i%9 == 0 {
+			allowed = append(allowed, Token(i))
+		}
+	}
+	masked := make([]float32, tokens)
+	for i := range masked {
+		masked[i] = float32(math.Inf(-1))
+		if slices.Contains(allowed, Token(i)) {
+			masked[i] = logits[i]
+		}
+	}
+	for _, change := range []func(*SamplingParams){
+		func(p *SamplingParams) { p.Temperature = 0 },
+		func(p *SamplingParams) { p.TopK = 5 },
+		func(p *SamplingParams) { p.TopK = 40; p.TopP = .7 },
+		func(p *SamplingParams) { p.TopP = .5 },
+		func(p *SamplingParams) { p.MinP = .3 },
 	} {
-		g := &only{tokens: tt.allowed}
+		p := off
+		change(&p)
+		want := draw(t, p, masked, n)
+		g := &only{tokens: allowed}
 		s := NewSampler(p, g, nil)
-		k := s.Prepare(row)
-		tok, more, err := s.Choose(candidates(row, k), false)
-		if err != nil || more != tt.more {
-			t.Fatalf("allowed %v: more %v, %v", tt.allowed, more, err)
+		got := make([]int, tokens)
+		for range n / 10 {
+			// Only the draws that came after a refusal count.
+			before := g.filtered
+			tok, _, err := pick(s, logits)
+			if err != nil || !slices.Contains(allowed, tok) {
+				t.Fatalf("%+v: token %d, %v", p, tok, err)
+			}
+			if g.filtered > before {
+				got[tok]++
+			}
 		}
-		if more {
-			tok, more, err = s.Choose(candidates(row, All), true)
+		all := 0
+		for _, c := range got {
+			all += c
 		}
-		if tok != tt.want || more || err != nil {
-			t.Errorf("allowed %v: token %d, %v, %v; want %d", tt.allowed, tok, more, err, tt.want)
+		if all == 0 {
+			t.Fatalf("%+v: the first draw was never refused", p)
 		}
-		if s.Accept(tok); !slices.Equal(g.accepted, []Token{tt.want}) {
-			t.Errorf("the grammar accepted %v", g.accepted)
+		for tok := range got {
+			g, w := float64(got[tok])/float64(all), float64(want[tok])/n
+			if (w == 0) != (g == 0) && max(g, w) > .02 || math.Abs(g-w) > .08 {
+				t.Errorf("%+v: token %d comes %.3f of the time, want %.3f", p, tok, g, w)
+			}
 		}
-		if s.Close(); !g.closed {
-			t.Error("the grammar was not closed")
+	}
+}
+
+func TestOfALargeVocabularyOnlyWhatIsNeededIsFiltered(t *testing.T) {
+	logits := make([]float32, 100000)
+	var allowed []Token
+	for i := range logits {
+		logits[i] = -float32(i) / 1000
+		if i > 0 {
+			allowed = append(allowed, Token(i))
+		}
+	}
+	p := off
+	p.Temperature = 0
+	g := &only{tokens: allowed}
+	if tok, more, err := pick(NewSampler(p, g, nil), logits); tok != 1 || more || err != nil || g.filtered > 64 {
+		t.Errorf("greedy: token %d, %v, %v after %d candidates", tok, more, err, g.filtered)
+	}
+}
+
+func TestWhenAGrammarAllowsNothingTheErrorSaysWhetherTheAnswerIsWhole(t *testing.T) {
+	broken := errors.New("broken")
+	for _, tt := range []struct {
+		promise string
+		grammar only
+		want    error
+	}{
+		{"whole", only{whole: true}, ErrComplete},
+		{"not whole", only{}, ErrRefused},
+		{"broken", only{tokens: []Token{0, 1, 2}, err: broken}, broken},
+		{"only a token of probability 0", only{tokens: []Token{2}}, ErrRefused},
+	} {
+		for _, temperature := range []float32{0, 1} {
+			p := off
+			p.Temperature = temperature
+			if _, _, err := pick(NewSampler(p, &tt.grammar, nil), []float32{1, 2, float32(math.Inf(-1))}); !errors.Is(err, tt.want) {
+				t.Errorf("%s: %v", tt.promise, err)
+			}
 		}
 	}
 }
@@ -212,9 +315,5 @@ func TestNothingToSampleIsAnError(t *testing.T) {
 		if _, _, err := NewSampler(off, nil, nil).Choose(c, true); !errors.Is(err, ErrNoCandidates) {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-	s := NewSampler(off, &only{}, nil)
-	if _, _, err := s.Choose([]Candidate{{0, 1}}, true); !errors.Is(err, ErrNoCandidates) {
-		t.Errorf("a grammar that allows nothing: %v", err)
 	}
 }

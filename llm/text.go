@@ -13,7 +13,8 @@ import (
 // nothing after it is lost. The zero value has no stop strings.
 type Text struct {
 	stop    []string
-	pending []byte // neither sent nor dropped yet
+	pending []byte // neither returned nor dropped yet
+	settled int    // bytes of the pieces that belong to what was returned
 }
 
 // NewText returns a Text that ends at the first occurrence of any stop string.
@@ -40,7 +41,7 @@ func (t *Text) Add(piece string) (text string, stopped bool) {
 		}
 	}
 	if end >= 0 {
-		text = valid(t.pending[:end])
+		text = t.take(end)
 		t.pending = t.pending[:0]
 		return text, true
 	}
@@ -55,11 +56,17 @@ func (t *Text) Flush() string {
 	return text
 }
 
+// Settled is how many bytes of the pieces belong to what was returned. A piece that
+// begins before it has a part in that text; one that a stop string has cut off never
+// gets there.
+func (t *Text) Settled() int { return t.settled }
+
 func (t *Text) take(n int) string {
 	// What is held for a stop string may itself begin inside a character's bytes
 	// only if the stop string does, so the cut falls between characters.
 	text := valid(t.pending[:n])
 	t.pending = append(t.pending[:0], t.pending[n:]...)
+	t.settled += n
 	return text
 }
 

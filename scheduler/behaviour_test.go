@@ -357,28 +357,36 @@ func TestASeedGivesTheSameTextAloneAndInCompany(t *testing.T) {
 	})
 }
 
-type refusing struct{ closed int }
+// refusing is a grammar that allows nothing.
+type refusing struct{ whole bool }
 
-func (*refusing) Filter(c []llm.Candidate) []llm.Candidate { return nil }
-func (*refusing) Accept(llm.Token) error                   { return nil }
-func (g *refusing) Close()                                 { g.closed++ }
+func (refusing) Take(llm.Token) (bool, error)                    { return false, nil }
+func (refusing) Filter([]llm.Candidate) ([]llm.Candidate, error) { return nil, nil }
+func (g refusing) Complete() bool                                { return g.whole }
 
 func TestARequestThatCannotBeSampledFailsAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, llmtest.Options{}, Options{})
-		g := &refusing{}
 		req := greedy("nothing goes", 10)
-		req.Grammar = g
+		req.Grammar = refusing{}
 		bad := r.submit(t, t.Context(), req)
 		good := r.submit(t, t.Context(), greedy("good", 10))
-		if _, done := read(bad); !errors.Is(done.Err, llm.ErrNoCandidates) {
+		if _, done := read(bad); !errors.Is(done.Err, llm.ErrRefused) {
 			t.Errorf("%+v", done)
 		}
 		if text, _ := read(good); text != llmtest.GreedyText("good", 10) {
 			t.Errorf("answer %q", text)
 		}
-		if g.closed != 1 {
-			t.Errorf("the grammar was closed %d times", g.closed)
+	})
+}
+
+func TestAnAnswerThatIsCompleteEndsWithoutAnEndToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, llmtest.Options{}, Options{})
+		req := greedy("nothing more goes", 10)
+		req.Grammar = refusing{whole: true}
+		if text, done := read(r.submit(t, t.Context(), req)); text != "" || done.Reason != ReasonStop || done.Err != nil || done.Tokens != 0 {
+			t.Errorf("%q, %+v", text, done)
 		}
 	})
 }

@@ -16,7 +16,10 @@ type Request struct {
 	MaxTokens int         // tokens to generate; 0 or less: no limit
 	Stop      []string    // text that ends the answer and is not part of it
 	Sampling  llm.SamplingParams
-	Grammar   llm.Grammar // nil: anything goes. Submit takes it over and closes it.
+	Grammar   llm.Grammar // nil: anything goes. Used by this request only.
+
+	Logprobs    bool // tell how likely each token was
+	TopLogprobs int  // and so many of the likeliest in its place
 }
 
 // Reason says why an answer ended.
@@ -29,9 +32,17 @@ const (
 
 // Event is a piece of an answer, or its end.
 type Event struct {
-	Text   string // valid UTF-8; may be empty
-	Tokens int    // tokens generated so far, those without text counted too
-	Done   *Done  // set on the last event, and only there
+	Text     string    // valid UTF-8; may be empty
+	Logprobs []Logprob // of the tokens of which Text has the first part
+	Tokens   int       // tokens generated so far, those without text counted too
+	Done     *Done     // set on the last event, and only there
+}
+
+// Logprob tells how likely a token was. The end token has none, nor have tokens that
+// a stop string cut off.
+type Logprob struct {
+	llm.Logprob
+	Top []llm.Logprob // the likeliest tokens in its place
 }
 
 // Done closes an answer.

@@ -95,22 +95,17 @@ func New(engine llm.Engine, vocab llm.Vocab, opts Options) (*Scheduler, error) {
 func (s *Scheduler) Submit(ctx context.Context, req Request) (*Stream, error) {
 	q, err := s.newSequence(ctx, req)
 	if err != nil {
-		if req.Grammar != nil {
-			req.Grammar.Close()
-		}
 		return nil, err
 	}
 	s.submit.RLock()
 	defer s.submit.RUnlock()
 	if s.closed {
-		q.sampler.Close()
 		return nil, ErrClosed
 	}
 	// A request for which a slot is free does not count as waiting.
 	if s.inflight.Add(1) > int64(len(s.slots)) {
 		if q.queued = s.queue.Enter(); !q.queued {
 			s.inflight.Add(-1)
-			q.sampler.Close()
 			return nil, ErrBusy
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cllm/llm"
+	"cllm/llm/gbnf"
 	"cllm/llm/llmtest"
 )
 
@@ -67,6 +68,26 @@ func simulate(t *testing.T, seed uint64) {
 	}
 }
 
+// formatted is a grammar, and the text that the fake engine writes to it after p.
+func formatted(t *testing.T, p string, n int) (llm.Grammar, string) {
+	g, err := gbnf.Parse(`root ::= "{" [a-z]{1,8} (":" [0-9]{2} | ";")* "}"`)
+	if err != nil {
+		t.Error(err)
+		return nil, ""
+	}
+	m, err := g.Match(llmtest.Vocab{})
+	if err != nil {
+		t.Error(err)
+		return nil, ""
+	}
+	alone, err := g.Match(llmtest.Vocab{})
+	if err != nil {
+		t.Error(err)
+		return nil, ""
+	}
+	return m, llmtest.ConstrainedText(p, n, alone)
+}
+
 func client(t *testing.T, r *rig, dice *rand.Rand, i int) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -78,7 +99,16 @@ func client(t *testing.T, r *rig, dice *rand.Rand, i int) {
 		timer := time.AfterFunc(time.Duration(dice.IntN(2000))*time.Millisecond, cancel)
 		defer timer.Stop()
 	}
-	st, err := r.Submit(ctx, greedy(p, n))
+	req := greedy(p, n)
+	want := llmtest.GreedyText(p, n)
+	switch dice.IntN(4) {
+	case 0:
+		req.Logprobs, req.TopLogprobs = true, 3
+	case 1:
+		req.Grammar, want = formatted(t, p, n)
+		req.Logprobs = dice.IntN(2) == 0
+	}
+	st, err := r.Submit(ctx, req)
 	if err == ErrBusy {
 		return
 	}
@@ -86,7 +116,7 @@ func client(t *testing.T, r *rig, dice *rand.Rand, i int) {
 		t.Errorf("client %d: %v", i, err)
 		return
 	}
-	text, finals := "", 0
+	text, finals, told := "", 0, 0
 	var done *Done
 	for {
 		e, ok := st.Next()
@@ -94,6 +124,7 @@ func client(t *testing.T, r *rig, dice *rand.Rand, i int) {
 			break
 		}
 		text += e.Text
+		told += len(e.Logprobs)
 		if e.Done != nil {
 			done = e.Done
 			finals++
@@ -102,7 +133,6 @@ func client(t *testing.T, r *rig, dice *rand.Rand, i int) {
 			time.Sleep(time.Duration(dice.IntN(500)) * time.Millisecond)
 		}
 	}
-	want := llmtest.GreedyText(p, n)
 	switch {
 	case finals != 1:
 		t.Errorf("client %d: %d final events", i, finals)
@@ -110,6 +140,8 @@ func client(t *testing.T, r *rig, dice *rand.Rand, i int) {
 		t.Errorf("client %d: %v", i, done.Err)
 	case done.Err == nil && text != want:
 		t.Errorf("client %d: %q, want %q", i, text, want)
+	case done.Err == nil && req.Logprobs && told != len(text) || !req.Logprobs && told > 0:
+		t.Errorf("client %d: %d tokens were told, the text has %d", i, told, len(text))
 	case done.Err != nil && !strings.HasPrefix(want, text):
 		t.Errorf("client %d left with %q, which does not begin %q", i, text, want)
 	}

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"cllm/llm"
@@ -16,6 +17,8 @@ type sequence struct {
 	tokens  []llm.Token // prompt and answer; after a shift without what was discarded
 	sampler *llm.Sampler
 	text    *llm.Text
+	unsent  []unsent // tokens whose text is held back, with Logprobs only
+	bytes   int      // of the pieces of all tokens so far
 	stream  *Stream
 
 	queued    bool  // holds a place in the queue
@@ -76,31 +79,32 @@ func (s *Scheduler) holds(sl *slot, tokens []llm.Token) {
 
 // accept takes a sampled token into the answer. It returns why the answer ends
 // with it, if it does.
-func (s *Scheduler) accept(sl *slot, t llm.Token) (Reason, error) {
-	q := sl.seq
+func (s *Scheduler) accept(sl *slot, p llm.Pick) Reason {
+	q, t := sl.seq, p.Token
 	if q.generated == 0 {
 		q.first = time.Now()
 	}
 	q.generated++
 	if s.vocab.IsEnd(t) {
-		return ReasonStop, nil
+		return ReasonStop
 	}
-	if err := q.sampler.Accept(t); err != nil {
-		return "", err
-	}
-	text, stopped := q.text.Add(s.vocab.Piece(t))
-	q.stream.add(text, q.generated)
+	q.sampler.Accept(t)
+	piece := s.vocab.Piece(t)
+	q.note(p, len(piece))
+	text, stopped := q.text.Add(piece)
+	q.stream.add(text, q.told(q.text.Settled()), q.generated)
 	if stopped {
-		return ReasonStop, nil
+		q.unsent = nil // what is left was cut off
+		return ReasonStop
 	}
 	q.tokens = append(q.tokens, t)
 	if q.req.MaxTokens > 0 && q.generated >= q.req.MaxTokens {
-		return ReasonLength, nil
+		return ReasonLength
 	}
 	if len(q.tokens) > q.limit && !s.shift(sl) {
-		return ReasonLength, nil
+		return ReasonLength
 	}
-	return "", nil
+	return ""
 }
 
 // shift makes room in a full context: it discards half of what may be discarded.
@@ -142,9 +146,8 @@ func (s *Scheduler) end(q *sequence, why Reason, err error) {
 		q.queued = false
 		s.queue.Leave()
 	}
-	q.sampler.Close()
-	if text := q.text.Flush(); text != "" && err == nil && why != "" {
-		q.stream.add(text, q.generated)
+	if err == nil && why != "" {
+		q.stream.add(q.text.Flush(), q.told(math.MaxInt), q.generated)
 	}
 	now := time.Now()
 	d := &Done{

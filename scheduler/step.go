@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"errors"
 	"time"
 
 	"cllm/llm"
@@ -116,7 +117,7 @@ func (s *Scheduler) sample() {
 		row += sp.n
 		if sp.logits {
 			sl := &s.slots[sp.slot]
-			s.picks = append(s.picks, llm.Pick{Row: row, Sampler: sl.seq.sampler})
+			s.picks = append(s.picks, llm.Pick{Row: row, Sampler: sl.seq.sampler, Logprobs: sl.seq.logprobs()})
 			s.picked = append(s.picked, sl)
 		}
 	}
@@ -129,8 +130,11 @@ func (s *Scheduler) sample() {
 func (s *Scheduler) deliver() {
 	for i, sl := range s.picked {
 		why, err := Reason(""), s.picks[i].Err
-		if err == nil {
-			why, err = s.accept(sl, s.picks[i].Token)
+		switch {
+		case err == nil:
+			why = s.accept(sl, s.picks[i])
+		case errors.Is(err, llm.ErrComplete):
+			why, err = ReasonStop, nil
 		}
 		if err != nil || why != "" {
 			s.finish(sl, why, err)

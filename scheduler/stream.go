@@ -9,12 +9,13 @@ import (
 // and goes on; it never waits for the reader. What piles up is bounded by the
 // tokens that the request may generate.
 type Stream struct {
-	mu     sync.Mutex
-	text   strings.Builder // generated and not read yet
-	tokens int
-	done   *Done
-	read   bool          // the final event was read
-	wake   chan struct{} // holds one signal: there is something to read
+	mu       sync.Mutex
+	text     strings.Builder // generated and not read yet
+	logprobs []Logprob       // of its tokens
+	tokens   int
+	done     *Done
+	read     bool          // the final event was read
+	wake     chan struct{} // holds one signal: there is something to read
 }
 
 func newStream() *Stream {
@@ -33,8 +34,9 @@ func (s *Stream) Next() (Event, bool) {
 			return Event{}, false
 		}
 		if s.text.Len() > 0 || s.done != nil {
-			e := Event{Text: s.text.String(), Tokens: s.tokens, Done: s.done}
+			e := Event{Text: s.text.String(), Logprobs: s.logprobs, Tokens: s.tokens, Done: s.done}
 			s.text.Reset()
+			s.logprobs = nil
 			s.read = s.done != nil
 			s.mu.Unlock()
 			return e, true
@@ -44,10 +46,11 @@ func (s *Stream) Next() (Event, bool) {
 	}
 }
 
-// add appends generated text.
-func (s *Stream) add(text string, tokens int) {
+// add appends generated text and what is known about its tokens.
+func (s *Stream) add(text string, logprobs []Logprob, tokens int) {
 	s.mu.Lock()
 	s.text.WriteString(text)
+	s.logprobs = append(s.logprobs, logprobs...)
 	s.tokens = tokens
 	s.mu.Unlock()
 	if text != "" {

@@ -12,7 +12,6 @@ import (
 	"os"
 
 	"cllm/daemon"
-	"cllm/llm"
 	"cllm/llm/llama"
 )
 
@@ -101,7 +100,6 @@ func (l *Loader) Load(ctx context.Context, spec daemon.LoadSpec, progress func(f
 		Vocab:        model.Vocab(),
 		Size:         size,
 		VRAM:         min(size, max(before-gpuFree(), 0)),
-		Grammar:      func(gbnf string) (llm.Grammar, error) { return model.NewGrammar(gbnf, "root") },
 		OpenEmbedder: w.openEmbedder,
 		Close:        w.close,
 	}
@@ -159,6 +157,11 @@ func gpuFree() (free int64) {
 		}
 	}
 	return free
+}
+
+// SchemaToGrammar makes a grammar of a JSON schema as llama.cpp does.
+func (l *Loader) SchemaToGrammar(schema []byte) (string, error) {
+	return llama.SchemaToGrammar(schema)
 }
 
 // Quantize writes the model file src in the number format typ to dst. Progress is

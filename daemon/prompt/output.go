@@ -55,6 +55,19 @@ func (s Style) NewOutput(c Conversation) (*Output, []api.Tool, error) {
 	return o, c.Tools, nil
 }
 
+// NewWatch returns a parser of the same answer that only tells thinking from content.
+// To it a tool call is content, unless it is a built-in parser that takes out both.
+func (s Style) NewWatch(c Conversation) (*Output, error) {
+	o, _, err := s.NewOutput(c)
+	if err == nil {
+		o.tools = nil
+	}
+	return o, err
+}
+
+// Thinks reports whether the answer may hold thinking that is told from its content.
+func (o *Output) Thinks() bool { return o.builtin != nil || o.thinking != nil }
+
 // Begin takes the prompt: the answer is thinking from the start where the prompt
 // ends with the opening tag.
 func (o *Output) Begin(prompt string) {

@@ -11,10 +11,8 @@ var (
 	ErrBadModel = errors.New("not a usable model file")
 	// ErrNoMemory: something did not fit into memory, the machine's or a device's.
 	ErrNoMemory = errors.New("not enough memory")
-	// ErrBadGrammar: the grammar does not parse.
-	ErrBadGrammar = errors.New("the grammar is invalid")
-	// ErrRefused: a token that the grammar does not allow here was to be accepted.
-	ErrRefused = errors.New("the grammar refuses the token")
+	// ErrBadSchema: the text is no JSON schema, or one that no grammar is made of.
+	ErrBadSchema = errors.New("not a usable JSON schema")
 	// ErrTooLong: a text has more tokens than the context can take at once.
 	ErrTooLong = errors.New("the input is too long")
 )

@@ -22,7 +22,7 @@ var start = sync.OnceFunc(func() { C.cllm_init() })
 
 var handles atomic.Int64
 
-// OpenHandles returns how many models, contexts, grammars and adapters are open.
+// OpenHandles returns how many models, contexts, embedders and adapters are open.
 func OpenHandles() int { return int(handles.Load()) }
 
 var logger atomic.Pointer[slog.Logger]

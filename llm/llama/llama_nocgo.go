@@ -25,6 +25,9 @@ func SystemInfo() string { return "" }
 // Devices lists none.
 func Devices() []Device { return nil }
 
+// SchemaToGrammar says what is missing.
+func SchemaToGrammar([]byte) (string, error) { return "", errNoCgo }
+
 // Top finds nothing.
 func Top([]float32, int) []llm.Candidate { return nil }
 
@@ -54,9 +57,6 @@ func (*Model) NewContext(ContextOptions) (*Context, error) { return nil, errNoCg
 
 // NewEmbedder says what is missing.
 func (*Model) NewEmbedder(EmbedderOptions) (*Embedder, error) { return nil, errNoCgo }
-
-// NewGrammar says what is missing.
-func (*Model) NewGrammar(_, _ string) (*Grammar, error) { return nil, errNoCgo }
 
 // LoadAdapter says what is missing.
 func (*Model) LoadAdapter(string) (*Adapter, error) { return nil, errNoCgo }
@@ -110,15 +110,6 @@ func (*Embedder) Forget(llm.SeqID)                        {}
 func (*Embedder) SetAdapters([]*Adapter, []float32) error { return errNoCgo }
 func (*Embedder) Abort()                                  {}
 func (*Embedder) Close()                                  {}
-
-// Grammar can't be made.
-type Grammar struct{ _ [0]func() }
-
-var _ llm.Grammar = (*Grammar)(nil)
-
-func (*Grammar) Filter(c []llm.Candidate) []llm.Candidate { return c[:0] }
-func (*Grammar) Accept(llm.Token) error                   { return errNoCgo }
-func (*Grammar) Close()                                   {}
 
 // Adapter can't be made.
 type Adapter struct{ _ [0]func() }

@@ -8,7 +8,9 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
+	"slices"
 	"sync"
 	"unsafe"
 
@@ -32,6 +34,7 @@ type picker struct {
 	which []int              // the pick of each
 	open  []int              // the picks that want the whole vocabulary
 	found []llm.Candidate    // what was selected
+	sums  []float64          // of each pick with log-probabilities, the logarithm of its row's sum
 }
 
 // Sample picks a token for each pick.
@@ -57,12 +60,16 @@ func (c *Context) Sample(picks []llm.Pick) {
 // others need room for the whole vocabulary and come one by one.
 func (p *picker) sample(c *Context, picks []llm.Pick) {
 	p.asks, p.which, p.open = p.asks[:0], p.which[:0], p.open[:0]
+	p.sums = slices.Grow(p.sums[:0], len(picks))[:len(picks)]
 	room := 0
 	for i := range picks {
 		row, err := c.row(picks[i].Row)
 		if err != nil {
 			picks[i].Err = err
 			continue
+		}
+		if picks[i].Logprobs != nil {
+			p.sums[i] = p.tell(row, picks[i].Logprobs)
 		}
 		k := picks[i].Sampler.Prepare(row)
 		if k <= 0 || k > few || k >= len(row) {
@@ -78,6 +85,28 @@ func (p *picker) sample(c *Context, picks []llm.Pick) {
 	for _, i := range p.open {
 		p.chooseFromAll(c, &picks[i])
 	}
+	for i := range picks {
+		if l := picks[i].Logprobs; l != nil && picks[i].Err == nil {
+			row, _ := c.row(picks[i].Row)
+			l.Picked = float32(float64(picks[i].Sampler.Logit(row, picks[i].Token)) - p.sums[i])
+		}
+	}
+}
+
+// tell notes the likeliest tokens of a row that was not prepared yet. It returns the
+// logarithm of the row's sum.
+func (p *picker) tell(row []float32, l *llm.Logprobs) (sum float64) {
+	sum = float64(C.cllm_logsumexp((*C.float)(&row[0]), C.int32_t(len(row))))
+	l.Top = nil
+	if l.Most <= 0 {
+		return sum
+	}
+	for _, c := range p.top(row, l.Most) {
+		if q := float32(float64(c.Logit) - sum); !math.IsInf(float64(q), -1) {
+			l.Top = append(l.Top, llm.Logprob{Token: c.Token, Logprob: q})
+		}
+	}
+	return sum
 }
 
 // choose selects for p.asks and notes in p.open where that did not do.

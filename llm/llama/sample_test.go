@@ -116,7 +116,7 @@ func TestPicksAreWhatTheReferenceSamplerPicks(t *testing.T) {
 			t.Fatal(err)
 		}
 		var picks []llm.Pick
-		var want []llm.Token
+		var want []llm.Pick
 		for i, r := range rows {
 			if !r.Logits {
 				continue
@@ -125,28 +125,88 @@ func TestPicksAreWhatTheReferenceSamplerPicks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			token, err := llmtest.Sample(slices.Clone(row), reference[r.Seq])
-			if err != nil {
-				t.Fatal(err)
+			pick, plain := llm.Pick{Row: i, Sampler: ours[r.Seq]}, llm.Pick{Sampler: reference[r.Seq]}
+			if r.Seq%2 == 1 {
+				pick.Logprobs, plain.Logprobs = &llm.Logprobs{Most: step}, &llm.Logprobs{Most: step}
 			}
-			want = append(want, token)
-			picks = append(picks, llm.Pick{Row: i, Sampler: ours[r.Seq]})
+			if llmtest.SamplePick(slices.Clone(row), &plain); plain.Err != nil {
+				t.Fatal(plain.Err)
+			}
+			want = append(want, plain)
+			picks = append(picks, pick)
 		}
 		c.Sample(picks)
 		next := rows[:0:0]
 		for i, p := range picks {
 			seq := rows[p.Row].Seq
-			if p.Err != nil || p.Token != want[i] {
-				t.Fatalf("step %d, sequence %d: token %d, error %v; want %d", step, seq, p.Token, p.Err, want[i])
+			if p.Err != nil || p.Token != want[i].Token {
+				t.Fatalf("step %d, sequence %d: token %d, error %v; want %d", step, seq, p.Token, p.Err, want[i].Token)
 			}
+			equalLogprobs(t, p.Logprobs, want[i].Logprobs)
 			for _, s := range []*llm.Sampler{ours[seq], reference[seq]} {
-				if err := s.Accept(p.Token); err != nil {
-					t.Fatal(err)
-				}
+				s.Accept(p.Token)
 			}
 			next = append(next, llm.Row{Token: p.Token, Pos: c.Held(seq), Seq: seq, Logits: true})
 		}
 		rows = next
+	}
+}
+
+func equalLogprobs(t *testing.T, got, want *llm.Logprobs) {
+	t.Helper()
+	if got == nil || want == nil {
+		if got != want {
+			t.Errorf("%v, want %v", got, want)
+		}
+		return
+	}
+	near := func(a, b float32) bool { return math.Abs(float64(a-b)) < 1e-4 }
+	if !near(got.Picked, want.Picked) || !slices.EqualFunc(got.Top, want.Top, func(a, b llm.Logprob) bool {
+		return a.Token == b.Token && near(a.Logprob, b.Logprob)
+	}) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
+func TestLogprobsAreWhatPlainArithmeticGives(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	inf, nan := float32(math.Inf(1)), float32(math.NaN())
+	for name, f := range map[string]func(i int) float32{
+		"gaussian":       func(int) float32 { return float32(3 * rng.NormFloat64()) },
+		"all equal":      func(int) float32 { return -7 },
+		"one far ahead":  func(i int) float32 { return float32(btoi(i == 77)) * 60 },
+		"a wide range":   func(int) float32 { return float32(200 * rng.NormFloat64()) },
+		"very large":     func(int) float32 { return 1e6 + float32(rng.Float64()) },
+		"some are -inf":  func(i int) float32 { return []float32{-inf, float32(rng.NormFloat64())}[i%2] },
+		"some are NaN":   func(i int) float32 { return []float32{float32(rng.NormFloat64()), nan}[i%2] },
+		"NaN in front":   func(i int) float32 { return []float32{1, nan}[btoi(i < 300)] },
+		"one of many":    func(i int) float32 { return []float32{-inf, 3}[btoi(i == 5)] },
+		"steps of a bit": func(i int) float32 { return float32(i) * 1e-4 },
+	} {
+		for _, n := range []int{1, 15, 16, 17, 128, 129, 1000, 5003} {
+			row := make([]float32, n)
+			for i := range row {
+				row[i] = f(i)
+			}
+			want := llmtest.LogSoftmax(row)
+			want = slices.DeleteFunc(want, func(l llm.Logprob) bool { return math.IsInf(float64(l.Logprob), -1) })
+			if len(want) == 0 {
+				continue // there is nothing to sample
+			}
+			got := llm.Logprobs{Most: n}
+			sum := new(picker).tell(row, &got)
+			if len(got.Top) != len(want) {
+				t.Fatalf("%s: %d of %d tokens, want %d", name, len(got.Top), n, len(want))
+			}
+			for i, l := range got.Top {
+				if l.Token != want[i].Token || math.Abs(float64(l.Logprob-want[i].Logprob)) > 2e-6*max(1, math.Abs(float64(want[i].Logprob))) {
+					t.Fatalf("%s: place %d of %d: %v, want %v", name, i, n, l, want[i])
+				}
+			}
+			if d := float64(row[want[0].Token]) - sum - float64(want[0].Logprob); math.Abs(d) > 1e-5*max(1, math.Abs(sum)) {
+				t.Errorf("%s: the sum of %d is %v", name, n, sum)
+			}
+		}
 	}
 }
 
@@ -169,6 +229,18 @@ func BenchmarkSelect(b *testing.B) {
 		b.Run(fmt.Sprintf("k=%d", k), func(b *testing.B) {
 			for b.Loop() {
 				p.found = p.top(row, k)
+			}
+		})
+	}
+}
+
+func BenchmarkLogprobs(b *testing.B) {
+	row := logitsRow()
+	var p picker
+	for _, most := range []int{0, 20} {
+		b.Run(fmt.Sprintf("top=%d", most), func(b *testing.B) {
+			for b.Loop() {
+				p.tell(row, &llm.Logprobs{Most: most})
 			}
 		})
 	}

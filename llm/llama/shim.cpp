@@ -1,4 +1,4 @@
-// Models, vocabularies, grammars, adapters and quantization.
+// Models, vocabularies, adapters and quantization.
 #include "guard.h"
 
 #include <climits>
@@ -136,39 +136,6 @@ int32_t cllm_tokenize(const struct llama_model * model, const char * text, int32
     }
     pthread_join(thread, nullptr);
     return a.n;
-}
-
-struct llama_sampler * cllm_grammar_new(const struct llama_model * model, const char * text, const char * root, cllm_error * err) {
-    llama_sampler * g = nullptr;
-    guarded(err, true, [&](call & c) {
-        g = llama_sampler_init_grammar(llama_model_get_vocab(model), text, root);
-        if (!g) {
-            c.fail(CLLM_FAILED, "it does not parse");
-        }
-    });
-    return g;
-}
-
-int32_t cllm_grammar_filter(struct llama_sampler * g, cllm_candidate * cand, int32_t n, cllm_error * err) {
-    int32_t kept = 0;
-    guarded(err, true, [&](call &) {
-        std::vector<llama_token_data> data(static_cast<size_t>(n));
-        for (int32_t i = 0; i < n; i++) {
-            data[size_t(i)] = {cand[i].token, 0, 0};
-        }
-        llama_token_data_array a = {data.data(), data.size(), -1, false};
-        llama_sampler_apply(g, &a);
-        for (int32_t i = 0; i < n; i++) {
-            if (data[size_t(i)].logit == 0) {
-                cand[kept++] = cand[i];
-            }
-        }
-    });
-    return kept;
-}
-
-void cllm_grammar_accept(struct llama_sampler * g, int32_t token, cllm_error * err) {
-    guarded(err, true, [&](call &) { llama_sampler_accept(g, token); });
 }
 
 struct llama_adapter_lora * cllm_adapter_load(struct llama_model * model, const char * path, cllm_error * err) {

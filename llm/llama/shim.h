@@ -158,13 +158,13 @@ typedef struct {
 void cllm_select(cllm_selection * s, int32_t count, cllm_candidate * out);
 // The same for one row: returns how many were found.
 int32_t cllm_select_one(const float * logits, int32_t n, int32_t k, cllm_candidate * out);
+// The logarithm of the sum of the exponentials of a row. NaN counts nothing.
+double  cllm_logsumexp(const float * logits, int32_t n);
 
-// grammar.go
+// schema.go
 
-struct llama_sampler * cllm_grammar_new(const struct llama_model * model, const char * text, const char * root, cllm_error * err);
-// Drops the candidates that the grammar refuses, in place. Returns how many are left.
-int32_t cllm_grammar_filter(struct llama_sampler * g, cllm_candidate * c, int32_t n, cllm_error * err);
-void    cllm_grammar_accept(struct llama_sampler * g, int32_t token, cllm_error * err);
+// The grammar of a JSON schema, to be freed; NULL when err says why there is none.
+char * cllm_schema_to_grammar(const char * schema, size_t size, size_t * grammar_size, cllm_error * err);
 
 // adapter.go
 

@@ -1,4 +1,5 @@
-// Selection of the likeliest tokens straight from a row of logits.
+// Selection of the likeliest tokens straight from a row of logits, and the sum that
+// makes probabilities of them.
 #include "shim.h"
 
 #include <algorithm>
@@ -164,6 +165,60 @@ int32_t cllm_select_one(const float * logits, int32_t n, int32_t k, cllm_candida
     } catch (...) { // no memory
         return 0;
     }
+}
+
+// The sum of e^(x-max). e^y is 2^k e^r with k whole and r within ln(2)/2 of zero,
+// where seven terms of the series give all digits of a float. NaN counts nothing, and
+// neither does what is less than the greatest by so much that no float holds it.
+CLLM_CLONES
+static double sum_of_exponentials(const float * x, int32_t n, float max) {
+    constexpr float per_ln2   = 1.44269504f;
+    constexpr float ln2_high  = 0.693359375f;
+    constexpr float ln2_low   = -2.12194440e-4f;
+    constexpr float rounder   = 12582912.0f; // added, it leaves no room for a fraction
+    constexpr float vanishing = -87.0f;
+
+    double  total = 0;
+    int32_t i     = 0;
+    while (i < n) {
+        float         sums[lanes] = {};
+        const int32_t end         = i + std::min(n - i, block);
+        for (; i + lanes <= end; i += lanes) {
+            for (int32_t j = 0; j < lanes; j++) {
+                const float   y     = x[i + j] - max;
+                const bool    counts = y >= vanishing;
+                const float   z     = counts ? y : 0.0f;
+                const float   k     = z * per_ln2 + rounder - rounder;
+                const float   r     = z - k * ln2_high - k * ln2_low;
+                const float   e     = 1 + r * (1 + r * (1.0f / 2 + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720))))));
+                const int32_t bits  = (int32_t(k) + 127) << 23;
+                float         power;
+                memcpy(&power, &bits, sizeof(power));
+                sums[j] += counts ? e * power : 0.0f;
+            }
+        }
+        for (; i < end; i++) {
+            const float y = x[i] - max;
+            sums[0] += y >= vanishing ? std::exp(y) : 0.0f;
+        }
+        for (int32_t j = 0; j < lanes; j++) {
+            total += double(sums[j]);
+        }
+    }
+    return total;
+}
+
+double cllm_logsumexp(const float * x, int32_t n) {
+    float max = least;
+    for (int32_t b = 0; b < n; b += block) {
+        float here;
+        block_maxima(x + b, std::min(n - b, block), &here);
+        max = here > max ? here : max;
+    }
+    if (std::isinf(max)) { // of no use to anyone: nothing can be sampled from such a row
+        return double(max);
+    }
+    return double(max) + std::log(sum_of_exponentials(x, n, max));
 }
 
 void cllm_select(cllm_selection * s, int32_t count, cllm_candidate * out) {

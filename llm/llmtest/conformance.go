@@ -31,6 +31,9 @@ func TestEngine(t *testing.T, open func(t *testing.T) (llm.Engine, llm.Vocab)) {
 		{"rows of sequences may be mixed in a batch", testMixed},
 		{"every row that asks for logits has its own", testRows},
 		{"a pick without logits fails alone", testPickFails},
+		{"log-probabilities are those of the row, whatever the sampler does to it", testLogprobs},
+		{"log-probabilities change no pick, and nobody gets those of another", testLogprobsApart},
+		{"a grammar has the last word on every pick", testGrammar},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e, v := open(t)

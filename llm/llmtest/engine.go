@@ -145,7 +145,7 @@ func (e *Engine) Sample(picks []llm.Pick) {
 		}
 		history := e.seqs[e.rows[p.Row].Seq][:e.ends[p.Row]]
 		e.fill(history)
-		p.Token, p.Err = Sample(e.logits, p.Sampler)
+		SamplePick(e.logits, p)
 	}
 }
 

@@ -2,6 +2,7 @@ package llmtest
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"cllm/llm"
@@ -43,6 +44,24 @@ func GreedyText(prompt string, n int) string {
 	return text
 }
 
+// ConstrainedText is the text of n tokens at temperature 0 that a grammar allows,
+// fewer if the likeliest of them ends the answer.
+func ConstrainedText(prompt string, n int, g llm.Grammar) string {
+	e := NewEngine(Options{})
+	history, text := Vocab{}.Tokenize(prompt, true), ""
+	s := llm.NewSampler(llm.SamplingParams{}, g, nil)
+	for range n {
+		e.fill(history)
+		t, err := Sample(e.logits, s)
+		if err != nil || (Vocab{}).IsEnd(t) {
+			break
+		}
+		history = append(history, t)
+		text += Vocab{}.Piece(t)
+	}
+	return text
+}
+
 // Top returns the k likeliest candidates of a row, likeliest first, equal ones by
 // rising token; all of them for llm.All. It is slow and plain: the reference
 // for engines that select faster. Logits that are no numbers come last.
@@ -68,6 +87,45 @@ func Sample(row []float32, s *llm.Sampler) (llm.Token, error) {
 		t, _, err = s.Choose(Top(row, llm.All), true)
 	}
 	return t, err
+}
+
+// SamplePick serves a pick from its row, which is changed.
+func SamplePick(row []float32, p *llm.Pick) {
+	var all []llm.Logprob
+	if p.Logprobs != nil {
+		all = LogSoftmax(row)
+	}
+	p.Token, p.Err = Sample(row, p.Sampler)
+	if p.Err != nil || p.Logprobs == nil {
+		return
+	}
+	p.Logprobs.Top = nil
+	for i, l := range all {
+		if i < p.Logprobs.Most && !math.IsInf(float64(l.Logprob), -1) {
+			p.Logprobs.Top = append(p.Logprobs.Top, l)
+		}
+		if l.Token == p.Token {
+			p.Logprobs.Picked = l.Logprob
+		}
+	}
+}
+
+// LogSoftmax returns the log-probabilities of a row's tokens, likeliest first, equal
+// ones by rising token. Like Top it is the plain reference.
+func LogSoftmax(row []float32) []llm.Logprob {
+	var all []llm.Logprob
+	sum := 0.0
+	c := Top(row, llm.All)
+	for _, one := range c {
+		if d := float64(one.Logit) - float64(c[0].Logit); !math.IsNaN(d) {
+			sum += math.Exp(d)
+			all = append(all, llm.Logprob{Token: one.Token, Logprob: float32(d)})
+		}
+	}
+	for i := range all {
+		all[i].Logprob -= float32(math.Log(sum))
+	}
+	return all
 }
 
 // Passes is how many passes over the weights llama.cpp makes for a batch. With a
