@@ -57,6 +57,10 @@ func FuzzChatCompletionBodies(f *testing.F) {
 		`{"model":"plain","messages":[{"content":""}],"top_logprobs":21,"response_format":{"type":"text"},"_debug_render_only":true}`,
 		`{"model":"thinker","messages":[{"role":"user","content":"?"}],"tools":[{"type":"function","function":{"parameters":{"type":"object","properties":{"a":{"type":["string",null],"enum":[1,{}]}}}}},{}]}`,
 		`{"model":"embedder","messages":[{"content":"?"}]}`,
+		`{"model":"plain","messages":[{"role":"user","content":"?"}],"logprobs":true,"top_logprobs":3,"max_tokens":4}`,
+		`{"model":"plain","messages":[{"role":"user","content":"?"}],"response_format":{"type":"json_object"},"max_tokens":9}`,
+		`{"model":"thinker","messages":[{"role":"user","content":"?"}],"response_format":{"type":"json_schema","json_schema":{"schema":{"type":"boolean"}}},"max_tokens":9}`,
+		`{"model":"plain","messages":[{"role":"user","content":"?"}],"response_format":{"type":"json_schema","json_schema":{"schema":[]}}}`,
 	)
 }
 
@@ -66,6 +70,7 @@ func FuzzCompletionBodies(f *testing.F) {
 		`{"model":"filler","prompt":"assistant\n","suffix":"b","max_tokens":3,"stop":"a","stream_options":{"include_usage":true}}`,
 		`{"model":"thinker","prompt":"a","temperature":-1,"top_p":1e30,"presence_penalty":3e38,"seed":4294967296,"stop":[]}`,
 		`{"model":"plain","prompt":"a","logprobs":-1,"echo":true,"best_of":9}`, `{"model":"plain","prompt":"a","logprobs":99}`,
+		`{"model":"filler","prompt":"assistant\n","logprobs":2,"max_tokens":3}`,
 	)
 }
 
@@ -76,6 +81,7 @@ func FuzzResponsesBodies(f *testing.F) {
 		`{"model":"plain","input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"a"},{"type":"input_image","image_url":"data:image/png;base64,aW1n"},{"type":"output_text","text":"b"}]}],"reasoning":{"effort":"low","summary":"auto"}}`,
 		`{"model":"plain","input":"?","conversation":{"id":1},"text":{"format":{"type":"text"}},"truncation":"auto","max_output_tokens":2,"top_p":0.1,"temperature":null}`,
 		`{"model":"thinker","input":"?","tools":[{"type":"function","name":"f","parameters":{"properties":{"a":{"type":1}}}}]}`,
+		`{"model":"plain","input":"?","text":{"format":{"type":"json_schema","schema":{"type":"boolean"}}}}`,
 	)
 }
 

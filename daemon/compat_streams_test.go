@@ -350,6 +350,7 @@ func TestLogProbabilitiesHaveTheFormOfTheirRoute(t *testing.T) {
 	}
 	for _, b := range [][]int{{195}, {169}, {'x'}} { // a character in two tokens
 		p := api.Logprob{TokenLogprob: api.TokenLogprob{Token: "?", Logprob: -1, Bytes: b}}
+		p.TopLogprobs = []api.TokenLogprob{p.TokenLogprob, {Token: "?", Logprob: -9}}
 		if err := completion.line(&api.GenerateResponse{Logprobs: []api.Logprob{p}}); err != nil {
 			t.Fatal(err)
 		}
@@ -357,9 +358,9 @@ func TestLogProbabilitiesHaveTheFormOfTheirRoute(t *testing.T) {
 	for i, want := range []string{
 		`{"text_offset":[0],"token_logprobs":[-0.5],"tokens":["né"],"top_logprobs":[{"né":-0.5,"x":-2}]}`,
 		`{"text_offset":[2],"token_logprobs":[-1],"tokens":["e"],"top_logprobs":[{}]}`,
-		`{"text_offset":[3],"token_logprobs":[-1],"tokens":["?"],"top_logprobs":[{}]}`,
-		`{"text_offset":[4],"token_logprobs":[-1],"tokens":["?"],"top_logprobs":[{}]}`,
-		`{"text_offset":[4],"token_logprobs":[-1],"tokens":["?"],"top_logprobs":[{}]}`,
+		`{"text_offset":[3],"token_logprobs":[-1],"tokens":["?"],"top_logprobs":[{"?":-1}]}`,
+		`{"text_offset":[4],"token_logprobs":[-1],"tokens":["?"],"top_logprobs":[{"?":-1}]}`,
+		`{"text_offset":[4],"token_logprobs":[-1],"tokens":["?"],"top_logprobs":[{"?":-1}]}`,
 	} {
 		got, err := json.Marshal(in(readEvents(t, w.Body.String())[i].data, "choices", 0, "logprobs"))
 		if err != nil || string(got) != want {

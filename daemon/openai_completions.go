@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -118,7 +119,7 @@ func (r *completion) logprobs(probs []api.Logprob) *completionLogprobs {
 	l := &completionLogprobs{}
 	for _, p := range probs {
 		top := make(map[string]float64, len(p.TopLogprobs))
-		for _, t := range p.TopLogprobs {
+		for _, t := range slices.Backward(p.TopLogprobs) { // of tokens with the same text the likeliest stays
 			top[t.Token] = t.Logprob
 		}
 		l.Tokens = append(l.Tokens, p.Token)
