@@ -84,17 +84,28 @@ func (e *Embeddings) abandon(r *embedding) {
 	}
 }
 
-// admit lets waiting requests take turns.
+// admit lets waiting requests take turns. A place in the queue goes on to one that
+// still waits and has none: it was sent when others were about to end.
 func (e *Embeddings) admit() {
 	n := min(len(e.waiting), e.slots-len(e.active))
+	places := 0
 	for _, r := range e.waiting[:n] {
 		if r.queued {
 			r.queued = false
-			e.queue.Leave()
+			places++
 		}
 		e.active = append(e.active, r)
 	}
 	e.waiting = slices.Delete(e.waiting, 0, n)
+	for _, r := range e.waiting {
+		if places > 0 && !r.queued {
+			r.queued = true
+			places--
+		}
+	}
+	for range places {
+		e.queue.Leave()
+	}
 }
 
 // begin opens the embedder. If that fails, the requests that are there pay, and the

@@ -45,8 +45,8 @@ type Embeddings struct {
 	stop     chan struct{}
 	stopping sync.Once
 	done     chan struct{}
-	submit   sync.RWMutex // Embed reads, Run writes closed: nothing enters the inbox afterwards
-	closed   bool
+	submit   sync.Mutex             // for what is counted and sent in one order, and for closed
+	closed   bool                   // nothing enters the inbox any more
 	current  atomic.Pointer[opened] // what Limits and Close see of embedder
 	failed   atomic.Pointer[error]
 	count    embedCounters
@@ -125,8 +125,8 @@ func (e *Embeddings) Limits(ctx context.Context) (llm.EmbedLimits, error) {
 }
 
 func (e *Embeddings) enter(r *embedding) error {
-	e.submit.RLock()
-	defer e.submit.RUnlock()
+	e.submit.Lock()
+	defer e.submit.Unlock()
 	if e.closed {
 		return ErrClosed
 	}
