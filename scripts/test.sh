@@ -35,6 +35,6 @@ if ((${#with_cxx[@]})); then
 	step "go test: ${#with_cxx[@]} packages with llama.cpp"
 	scripts/build-llama.sh --exec go test "$@" "${with_cxx[@]}" || status=1
 fi
-step 'fuzz: a second for each decoder of outside input'
+step 'fuzz: some thousand inputs for each decoder of outside input'
 scripts/fuzz.sh || status=1
 exit $status
