@@ -300,8 +300,9 @@ func TestWhoPaysForAFailedDecode(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.err.Error(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n := 0
+				n, both := 0, make(chan struct{})
 				r := start(t, llmtest.Options{BeforeDecode: func(rows []llm.Row) error {
+					<-both
 					if n++; n == 10 {
 						return fmt.Errorf("decode: %w", tt.err)
 					}
@@ -309,6 +310,7 @@ func TestWhoPaysForAFailedDecode(t *testing.T) {
 				}}, Options{})
 				a := r.submit(t, t.Context(), greedy("first", 30))
 				b := r.submit(t, t.Context(), greedy("second", 30))
+				close(both)
 				for name, st := range map[string]*Stream{"first": a, "second": b} {
 					text, done := read(st)
 					if tt.ok && text != llmtest.GreedyText(name, 30) {
