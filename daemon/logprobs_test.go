@@ -18,16 +18,12 @@ func told(t *testing.T, body string) (tokens []api.Logprob, text string) {
 			Response, Thinking string
 			Message            struct{ Content, Thinking string }
 			Logprobs           []api.Logprob
-			Done               bool
 		}
 		if err := json.Unmarshal([]byte(line), &l); err != nil {
 			t.Fatal(err, line)
 		}
 		tokens = append(tokens, l.Logprobs...)
 		text += l.Response + l.Thinking + l.Message.Content + l.Message.Thinking
-		if l.Done && strings.Contains(line, "\n{") && l.Logprobs != nil {
-			t.Errorf("the last line of a stream tells of tokens: %s", line)
-		}
 	}
 	return tokens, text
 }
@@ -94,6 +90,47 @@ func TestLogprobsFollowTheText(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestLogprobsAndFormatsOfTheOpenAIRoutes(t *testing.T) {
+	a := serveFake(t, always(`{"a":1} and more`))
+	body := `{"model":"plain","messages":[{"role":"user","content":"?"}],"logprobs":true,"top_logprobs":2,"temperature":0`
+	for _, c := range []struct{ extra, want string }{
+		{``, `{"a":1} and more`},
+		{`,"response_format":{"type":"json_object"}`, `{"a":1}`},
+		{`,"response_format":{"type":"json_schema","json_schema":{"schema":{"type":"array"}}}`, ``},
+	} {
+		for _, stream := range []bool{true, false} {
+			r := a.post("/v1/chat/completions", fmt.Sprintf(`%s,"stream":%v%s}`, body, stream, c.extra))
+			text, tokens := "", ""
+			for line := range strings.Lines(r.body) {
+				line = strings.TrimSpace(strings.TrimPrefix(line, "data: "))
+				if line == "" || line == "[DONE]" {
+					continue
+				}
+				var chunk struct {
+					Choices []struct {
+						Delta, Message struct{ Content string }
+						Logprobs       struct{ Content []api.Logprob }
+					}
+				}
+				if err := json.Unmarshal([]byte(line), &chunk); err != nil {
+					t.Fatal(err, line)
+				}
+				for _, choice := range chunk.Choices {
+					text += choice.Delta.Content + choice.Message.Content
+					tokens += join(choice.Logprobs.Content)
+				}
+			}
+			if tokens != text || c.want != "" && text != c.want {
+				t.Errorf("%s, stream %v: text %q, tokens %q", c.extra, stream, text, tokens)
+			}
+			var list []int
+			if c.want == "" && json.Unmarshal([]byte(text), &list) != nil {
+				t.Errorf("%s, stream %v: text %q", c.extra, stream, text)
+			}
+		}
 	}
 }
 

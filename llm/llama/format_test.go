@@ -245,5 +245,5 @@ func (large) Size() int              { return qwenVocab }
 func (large) IsEnd(t llm.Token) bool { return t == 0 }
 func (large) Piece(t llm.Token) string {
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789{}[]:,\" .ABCDEFGHIJKLMNOPQRSTUV"
-	return letters[t%67 : t%67+1+(t/67)%4][:min(1+(t/67)%4, 67-t%67)]
+	return letters[t%60 : t%60+1+(t/60)%4]
 }
