@@ -27,6 +27,8 @@ readonly tree=fd570ef54b10ec5fecb739e7e04c8ce44a6f415a
 # Count up when this script puts something else into the prefix.
 readonly recipe=2
 readonly schema_recipe=1
+# The converter adds to bounds of integers without asking whether there is room: let it wrap.
+readonly schema_flags=(-std=c++17 -O2 -DNDEBUG -fwrapv)
 readonly upstream=https://github.com/ggml-org/llama.cpp
 readonly package=node-llama-cpp@3.22.1
 # The registry's integrity hash of the package, in hexadecimal.
@@ -131,7 +133,7 @@ make_schema_key() {
 		"$cxx" --version
 		uname -sm
 		cat "$here"/patches/schema/*.patch "$here"/schema/*.cpp
-		echo "$schema_recipe"
+		echo "$schema_recipe" "${schema_flags[@]}"
 	} | sha256 | cut -c1-16
 }
 
@@ -339,7 +341,7 @@ build_schema() {
 	say "compiling the converter of JSON schemas; the log is $log"
 	mkdir -p "$tmp/objects" "$out/include" "$out/lib/pkgconfig"
 	for file in "$source"/common/{json,json-schema,json-schema-to-grammar,trie,unicode}.cpp "$here"/schema/*.cpp; do
-		run "$cxx" -std=c++17 -O2 -DNDEBUG -I"$source"/{common,include,ggml/include,vendor} \
+		run "$cxx" "${schema_flags[@]}" -I"$source"/{common,include,ggml/include,vendor} \
 			-c "$file" -o "$tmp/objects/$(basename "$file" .cpp).o" &
 		jobs+=($!)
 	done
