@@ -402,10 +402,12 @@ main() {
 	schema_prefix=$cache/schema/$schema_key
 	[[ -f $prefix/llama.built ]] || build
 	[[ -f $schema_prefix/schema.built ]] || build_schema
-	# The path holds the key, so a change of the archives changes the flags and
-	# Go builds anew; its cache does not look into archives.
+	# Go's cache looks neither into archives nor at what pkg-config says. The define
+	# makes it build anew, with the paths of the new archives, when a key changes.
+	local define=-DCLLM_ARCHIVES=${key}_$schema_key
+	[[ " ${CGO_CPPFLAGS:-} " == *" $define "* ]] || export CGO_CPPFLAGS="$define ${CGO_CPPFLAGS:-}"
 	# Without its tag gin compiles a msgpack library, for a minute, that nobody uses.
-	local cgo_env=(GOFLAGS="$(go env GOFLAGS) -tags=nomsgpack" CC="$cc" CXX="$cxx" CGO_CFLAGS="-O3 -g" CGO_CXXFLAGS="-O3 -g" PKG_CONFIG_PATH="$prefix/lib/pkgconfig:$schema_prefix/lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}")
+	local cgo_env=(GOFLAGS="$(go env GOFLAGS) -tags=nomsgpack" CC="$cc" CXX="$cxx" CGO_CPPFLAGS="${CGO_CPPFLAGS% }" CGO_CFLAGS="-O3 -g" CGO_CXXFLAGS="-O3 -g" PKG_CONFIG_PATH="$prefix/lib/pkgconfig:$schema_prefix/lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}")
 	case $what in
 	--env)
 		printf 'export'
