@@ -94,14 +94,15 @@ class Varier:
         phrases = sorted(self.group, key=len, reverse=True)
         self.phrase = re.compile(r"\b(" + "|".join(map(re.escape, phrases)) + r")\b", re.IGNORECASE)
 
-    def vary(self, question, rng):
-        if rng.random() < 0.5:
+    def vary(self, question, rng, noise=1.0):
+        """question in other words; noise, 0 to 1, says how often its words are changed."""
+        if rng.random() < 0.5 * noise:
             question = self.phrase.sub(lambda m: self.other(m[0], rng), question)
-        if rng.random() < 0.35:
+        if rng.random() < 0.35 * noise:
             question = blur(question, rng)
-        if rng.random() < 0.2:
+        if rng.random() < 0.2 * noise:
             question = self.without_small_word(question, rng)
-        if rng.random() < 0.15:
+        if rng.random() < 0.15 * noise:
             question = misspell(question, rng)
         if rng.random() < 0.12:
             question = rng.choice(self.BEFORE) + question
@@ -152,7 +153,10 @@ def misspell(question, rng):
 
 
 class Corpus:
-    """All that can be said, and the choice among it."""
+    """All that can be said, and the choice among it.
+
+    noise, 0 to 1, says how often questions are put in other words than the corpus' own.
+    """
 
     OPENINGS = ["how do I ", "how can I ", "what is ", "what does ", "can I ", "why is ", "is there a ", "where is ", "which ", "the "]
 
@@ -165,6 +169,7 @@ class Corpus:
         self.systems = read_lines("systems")
         self.values = {kind: read_lines(file) for kind, file in [("name", "names"), ("word", "words"), ("city", "cities")]}
         self.words = word_pools(self.entries)
+        self.noise = 1.0
         self.varier = Varier([line.split(" | ") for line in read_lines("synonyms")])
 
     def texts(self, rng):
@@ -244,10 +249,10 @@ class Corpus:
             (entry,) = rng.choices(self.entries, self.weights)
         if entry.patterns and rng.random() < 0.5:
             return self.turn(put(rng.choice(entry.patterns), self.fill(rng)), entry.answer, rng)
-        if rng.random() < 0.35:
+        if rng.random() < 0.35 * self.noise:
             return [("user", self.scatter(entry, rng)), ("assistant", entry.answer)]
         question = rng.choice(entry.questions)
-        if rng.random() < 0.12:  # asked twice, in other words
+        if rng.random() < 0.12 * self.noise:  # asked twice, in other words
             question += " " + rng.choice(entry.questions)
         return self.turn(question, entry.answer, rng)
 
@@ -276,7 +281,7 @@ class Corpus:
         return self.turn(rng.choice(fact.one("R")), put(fact.one("A")[0], values), rng)
 
     def turn(self, question, answer, rng):
-        return [("user", self.varier.vary(question, rng)), ("assistant", answer)]
+        return [("user", self.varier.vary(question, rng, self.noise)), ("assistant", answer)]
 
     def fill(self, rng):
         """A value for each placeholder. Some names are made up: what counts is to repeat them."""

@@ -11,11 +11,9 @@ if ! has_numpy || ! has_openblas; then
 fi
 
 # The same kernels on every CPU with AVX2, so that the last bits are the same too.
-export OPENBLAS_NUM_THREADS=2 OPENBLAS_CORETYPE=Haswell
+export OPENBLAS_NUM_THREADS=1 OPENBLAS_CORETYPE=Haswell
 if grep -q avx512f /proc/cpuinfo 2>/dev/null; then
-	NPY_DISABLE_CPU_FEATURES=$("$python" -c 'from numpy.core._multiarray_umath import __cpu_features__ as f; print(*(n for n in f if n.startswith("AVX512") and f[n]))')
+	NPY_DISABLE_CPU_FEATURES=$("$python" -c 'from numpy.core._multiarray_umath import __cpu_dispatch__ as d, __cpu_features__ as f; print(*(n for n in d if n.startswith("AVX512") and f[n]))')
 	export NPY_DISABLE_CPU_FEATURES
 fi
-# Large arrays come and go at each step: keep their memory instead of having the kernel clear it anew.
-export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 export PYTHONDONTWRITEBYTECODE=1

@@ -6,87 +6,129 @@ Run by 'make test', or by test.sh beside this.
 import io
 import struct
 import unittest
+import unittest.mock
 
 import numpy as np
 
 import corpus
 import gguf
-import model
 import train
-from optimizer import AdamW, Muon, Optimizer, orthogonal
+import transformer
+from optimizer import AdamW, Muon, Optimizer
 from tokenizer import BYTES, Tokenizer, learn_merges
 
-TINY = dict(width=32, layers=2, heads=4, kv_heads=2, head_width=8, feed_forward=40)
+TINY = dict(width=32, layers=2, heads=4, kv_heads=2, head_width=16, feed_forward=48)
+
+
+def random_rows(rng, lengths, vocabulary=64):
+    return [(list(rng.integers(0, vocabulary, n)), rng.random(n) < 0.6) for n in lengths]
 
 
 class Gradient(unittest.TestCase):
     def test_is_that_of_finite_differences(self):
         rng = np.random.default_rng(1)
-        shape = model.Shape(50, **TINY)
-        parameters = model.new_parameters(shape, rng, np.float64)
-        for w in parameters.values():  # norms that are not 1, matrices that matter
-            w += rng.standard_normal(w.shape) * 0.3
-        tokens, learn = rng.integers(0, 50, (3, 11)), rng.random((3, 11)) < 0.6
-        _, grads = model.loss_and_gradient(parameters, shape, tokens, learn)
-        self.assertEqual(grads.keys(), parameters.keys())
-        for name, w in parameters.items():
-            flat, got = w.reshape(-1), grads[name].reshape(-1)
+        shape = transformer.Shape(64, **TINY)
+        parameters = transformer.new_parameters(shape, rng, np.float64)
+        parameters.flat += rng.standard_normal(parameters.flat.size) * 0.3  # norms that are not 1, matrices that matter
+        # Lengths below, at and above the number of lanes, and more rows than shards.
+        rows = random_rows(rng, (11, 5, 17, 30, 8, 9, 2))
+        gradient, ignored = transformer.Parameters(shape, np.float64), transformer.Parameters(shape, np.float64)
+        transformer.loss_and_gradient(parameters, rows, gradient)
+        for name, w in parameters.named.items():
+            flat, got = w.reshape(-1), gradient[name].reshape(-1)
             for i in rng.choice(flat.size, min(6, flat.size), replace=False):
                 step, kept = 1e-5, flat[i]
                 flat[i] = kept + step
-                above, _ = model.loss_and_gradient(parameters, shape, tokens, learn)
+                above = transformer.loss_and_gradient(parameters, rows, ignored)
                 flat[i] = kept - step
-                below, _ = model.loss_and_gradient(parameters, shape, tokens, learn)
+                below = transformer.loss_and_gradient(parameters, rows, ignored)
                 flat[i] = kept
                 want = (above - below) / (2 * step)
                 self.assertAlmostEqual(got[i], want, delta=1e-7 + 1e-4 * abs(want), msg=f"{name}[{i}]")
 
-    def test_does_not_see_what_follows(self):
+    def test_in_float_is_near_that_in_double(self):
+        shape = transformer.Shape(64, **TINY)
+        found = []
+        for dtype in np.float32, np.float64:
+            parameters, gradient = transformer.new_parameters(shape, np.random.default_rng(1), dtype), transformer.Parameters(shape, dtype)
+            loss = transformer.loss_and_gradient(parameters, random_rows(np.random.default_rng(2), (40, 3, 21)), gradient)
+            found.append(np.r_[loss, gradient.flat])
+        np.testing.assert_allclose(*found, atol=2e-6, rtol=1e-4)
+
+    def test_does_not_see_what_follows_or_other_rows(self):
         rng = np.random.default_rng(2)
-        shape = model.Shape(50, **TINY)
-        parameters = model.new_parameters(shape, rng)
-        tokens, learn = rng.integers(0, 50, (1, 12)), np.zeros((1, 12), bool)
-        learn[0, 3:6] = True
-        before, _ = model.loss_and_gradient(parameters, shape, tokens, learn)
-        tokens[0, 6:] = 7
-        after, _ = model.loss_and_gradient(parameters, shape, tokens, learn)
+        parameters = transformer.new_parameters(transformer.Shape(64, **TINY), rng)
+        ids, marks = list(rng.integers(0, 64, 12)), np.arange(12) // 3 == 1
+        gradient = transformer.Parameters(parameters.shape)
+        before = transformer.loss_and_gradient(parameters, [(ids, marks)], gradient)
+        other = (list(rng.integers(0, 64, 12)), np.zeros(12, bool))
+        after = transformer.loss_and_gradient(parameters, [other, (ids[:6] + [7] * 6, marks), other], gradient)
         self.assertEqual(before, after)
 
-    def test_of_repeated_rows_is_their_sum(self):
-        rows = np.arange(12.0).reshape(4, 3)
-        got = model.sum_rows(rows, np.array([2, 0, 2, 2]), 4)
-        np.testing.assert_array_equal(got, [rows[1], [0, 0, 0], rows[0] + rows[2] + rows[3], [0, 0, 0]])
+    @unittest.skipUnless("-march=x86-64-v4" in transformer.target(), "this CPU has no AVX-512 to compare AVX2 with")
+    def test_is_the_same_to_the_last_bit_with_smaller_registers(self):
+        shape = transformer.Shape(512)
+        rows = random_rows(np.random.default_rng(1), (40, 3, 21, 16, 33), 512)
+        found = []
+        for target in transformer.target(), ["-march=x86-64-v3"]:
+            with unittest.mock.patch.object(transformer, "LIBRARY", transformer.library(target)):
+                parameters, gradient = transformer.new_parameters(shape, np.random.default_rng(1)), transformer.Parameters(shape)
+                optimizer = Optimizer(parameters, 10)
+                losses = [transformer.loss_and_gradient(parameters, rows, gradient)]
+                optimizer.update(gradient)
+                losses.append(transformer.loss_and_gradient(parameters, rows, gradient))
+                found.append(np.r_[losses, parameters.flat, gradient.flat])
+        np.testing.assert_array_equal(*found)
+
+    def test_sizes_that_do_not_fit_the_vectors_are_refused(self):
+        with self.assertRaisesRegex(ValueError, "24 in .* is not a multiple of 16"):
+            transformer.Shape(64, width=24)
+
+    def test_exp_is_that_of_numpy(self):
+        x = np.linspace(-86, 88, 16 * 4096).astype(np.float32)
+        y = np.empty_like(x)
+        transformer.LIBRARY.exp_float(transformer.pointer(x), transformer.pointer(y), transformer.ctypes.c_int64(x.size))
+        np.testing.assert_allclose(y, np.exp(x.astype(np.float64)), rtol=2e-7)
 
 
 class Optimizing(unittest.TestCase):
     def test_finds_the_bottom(self):
-        for make, rate, shape in (AdamW, 0.1, 2), (Muon, 0.1, (3, 2)):
-            goal = np.arange(1.0, 1 + np.prod(shape)).reshape(shape)
-            w = {"w": np.zeros(shape)}
-            part = make(w)
-            for step in range(400):
-                part.update({"w": w["w"] - goal}, rate * (1 - step / 400))
-            np.testing.assert_allclose(w["w"], goal, atol=0.1)
-
-    def test_orthogonal_keeps_directions_and_evens_sizes(self):
+        shape = transformer.Shape(16, width=16, layers=1, heads=1, kv_heads=1, head_width=16, feed_forward=32)
         rng = np.random.default_rng(1)
-        for shape in (12, 8), (8, 12):
-            g = rng.standard_normal(shape)
-            sizes = np.linalg.svd(orthogonal(g))[1]
+        for make, name in (AdamW, "output_norm"), (Muon, "blk.0.ffn_up"), (Muon, "blk.0.ffn_down"):
+            p, goal, gradient = (transformer.Parameters(shape) for _ in range(3))
+            goal[name][:] = rng.standard_normal(goal[name].shape)
+            part = make(p, [name])
+            for step in range(400):
+                gradient.flat[:] = p.flat - goal.flat
+                part.update(gradient, 0.1 * (1 - step / 400))
+            np.testing.assert_allclose(p[name], goal[name], atol=0.1)
+
+    def test_muon_keeps_directions_and_evens_sizes(self):
+        shape = transformer.Shape(16, width=16, layers=1, heads=1, kv_heads=1, head_width=16, feed_forward=32)
+        rng = np.random.default_rng(1)
+        names = ["blk.0.ffn_up", "blk.0.ffn_down", "blk.0.attn_q"]
+        p, means, gradient = (transformer.Parameters(shape) for _ in range(3))
+        gradient.flat[:] = rng.standard_normal(gradient.flat.size)
+        transformer.muon_step(p, means, gradient, names, momentum=0.9, rate=1, decay=0)
+        for name in names:
+            rows, columns = p[name].shape
+            step = -p[name] / max(1, rows / columns) ** 0.5
+            sizes = np.linalg.svd(step)[1]
             self.assertTrue((0.6 < sizes).all() and (sizes < 1.3).all(), sizes)
-            self.assertGreater(np.vdot(orthogonal(g), g), 0)
+            self.assertGreater(np.vdot(step, gradient[name]), 0)
 
     def test_rate_rises_stays_and_falls_to_zero(self):
-        optimizer = Optimizer({}, 1000)
+        optimizer = Optimizer(transformer.Parameters(transformer.Shape(64, **TINY)), 1000)
         rates = []
         for optimizer.step in (0, 30, 60, 400, 700, 1000):
             rates.append(round(optimizer.schedule(), 3))
         self.assertEqual(rates, [0, 0.5, 1, 1, 0.5, 0])
 
     def test_every_parameter_has_one_part(self):
-        parameters = model.new_parameters(model.Shape(50, **TINY), np.random.default_rng(1))
-        parts = [name for part, _ in Optimizer(parameters, 10).parts for name in part.parameters]
-        self.assertEqual(sorted(parts), sorted(parameters))
+        parameters = transformer.Parameters(transformer.Shape(64, **TINY))
+        parts = [name for part, _ in Optimizer(parameters, 10).parts for name in part.names]
+        self.assertEqual(sorted(parts), sorted(parameters.named))
 
 
 class Text(unittest.TestCase):
@@ -189,8 +231,8 @@ class Training(unittest.TestCase):
     def test_the_same_seed_gives_the_same_file(self):
         def made(seed):
             entries = [corpus.Entry("a.b", ["What is it?", "what"], "It is a test."), corpus.Entry("unknown.x", ["Why?"], "Nobody knows.")]
-            p, shape, tokenizer = train.train(entries, 3, seed, lambda _: None, vocabulary=512, **TINY)
-            return gguf.encode(train.metadata(shape, tokenizer), p)
+            p, tokenizer = train.train(entries, 3, seed, lambda _: None, vocabulary=512, **TINY)
+            return gguf.encode(train.metadata(p.shape, tokenizer), p.tensors())
 
         one = made(1)
         self.assertEqual(one, made(1))
@@ -201,15 +243,14 @@ class Training(unittest.TestCase):
         rng = np.random.default_rng(1)
         texts = [[("user", e.questions[0]), ("assistant", e.answer)] for e in entries]
         tokenizer = Tokenizer(learn_merges([corpus.text_of(t) for t in texts] * 3, 20))
-        shape = model.Shape(len(tokenizer.tokens), **TINY)
-        p = model.new_parameters(shape, rng)
-        optimizer = Optimizer(p, 250)
-        tokens, learn = train.pad([train.encode(tokenizer, t) for t in texts])
+        p = transformer.new_parameters(transformer.Shape(-(-len(tokenizer.tokens) // 16) * 16, **TINY), rng)
+        optimizer, gradient = Optimizer(p, 250), transformer.Parameters(p.shape)
+        rows = [train.encode(tokenizer, t) for t in texts]
         for _ in range(250):
-            loss, grads = model.loss_and_gradient(p, shape, tokens, learn)
-            optimizer.update(grads)
+            loss = transformer.loss_and_gradient(p, rows, gradient)
+            optimizer.update(gradient)
         self.assertLess(loss, 0.05)
-        self.assertEqual(train.share_right(p, shape, tokenizer, entries), 1)
+        self.assertEqual(train.share_right(p, tokenizer, entries), 1)
 
 
 if __name__ == "__main__":

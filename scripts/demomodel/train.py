@@ -15,15 +15,15 @@ import numpy as np
 
 import corpus
 import gguf
-import model
+import transformer
 from optimizer import Optimizer
 from tokenizer import CONTROL, MARKUP, Tokenizer, learn_merges
 
 VOCABULARY = 2048
-BATCH = 1536  # positions of a step, filling included
-POOL = 600  # conversations that are put into batches of like length together
+BATCH = 3072  # tokens of a step
 BEGINNING = 8  # tokens of an answer that short conversations keep
-SHORT = 0.5  # share of the steps that are spent on short conversations, before those of all kinds
+SHORT = 0.6  # share of the steps that are spent on short conversations, before those of all kinds
+LATE_NOISE = 0.4  # how often questions are put in other words after those
 REPORT = 100  # steps between two lines of progress
 CHECKPOINT = 1000  # steps after which the file is written anew
 
@@ -55,47 +55,34 @@ def shorten(row):
     return ids[:end], learn[:end]
 
 
-def pad(rows):
-    """Rows of ids and marks as two arrays of one length."""
-    length = max(len(ids) for ids, _ in rows)
-    tokens = np.zeros((len(rows), length), np.int64)
-    learn = np.zeros((len(rows), length), bool)
-    for i, (ids, marks) in enumerate(rows):
-        tokens[i, : len(ids)], learn[i, : len(ids)] = ids, marks
-    return tokens, learn
-
-
 def batches(texts, tokenizer, rng, context, short):
-    """Endless batches of conversations of like length, about BATCH positions each.
+    """Endless batches of encoded conversations, BATCH tokens or a little more each.
 
     short() tells whether they are to be short ones.
     """
+    batch, size = [], 0
     while True:
+        texts.noise = 1 if short() else LATE_NOISE
         if short():
-            drawn = (texts.short(rng) for _ in range(POOL))
-            rows = (shorten(encode(tokenizer, c)) if cut else encode(tokenizer, c) for c, cut in drawn)
+            conversation, cut = texts.short(rng)
         else:
-            rows = (encode(tokenizer, texts.conversation(rng)) for _ in range(POOL))
-        rows = sorted((r for r in rows if len(r[0]) <= context), key=lambda r: len(r[0]))
-        cut, start = [], 0
-        for i, (ids, _) in enumerate(rows):
-            if (i + 1 - start) * len(ids) > BATCH and i > start:
-                cut.append(rows[start:i])
-                start = i
-        cut.append(rows[start:])
-        rng.shuffle(cut)
-        for batch in cut:
-            yield pad(batch)
+            conversation, cut = texts.conversation(rng), False
+        row = encode(tokenizer, conversation)
+        if cut:
+            row = shorten(row)
+        if len(row[0]) > context:
+            continue
+        batch.append(row)
+        size += len(row[0])
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
 
 
-def share_right(parameters, shape, tokenizer, entries):
+def share_right(parameters, tokenizer, entries):
     """The share of the questions whose whole answer is the most likely one, word for word."""
     rows = [encode(tokenizer, [("user", q), ("assistant", e.answer)]) for e in entries for q in e.questions]
-    right = 0
-    for i in range(0, len(rows), 64):
-        tokens, learn = pad(rows[i : i + 64])
-        best = model.most_likely(parameters, shape, tokens)
-        right += ((best == tokens[:, 1:]) | ~learn[:, 1:]).all(1).sum()
+    right = sum(transformer.all_right(parameters, rows[i : i + 128]).sum() for i in range(0, len(rows), 128))
     return right / len(rows)
 
 
@@ -136,7 +123,7 @@ def metadata(shape, tokenizer):
         "qwen3.attention.head_count_kv": shape.kv_heads,
         "qwen3.attention.key_length": shape.head_width,
         "qwen3.attention.value_length": shape.head_width,
-        "qwen3.attention.layer_norm_rms_epsilon": model.NORM_EPSILON,
+        "qwen3.attention.layer_norm_rms_epsilon": transformer.NORM_EPSILON,
         "qwen3.rope.freq_base": shape.rope_base,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "qwen2",
@@ -153,45 +140,44 @@ def metadata(shape, tokenizer):
 
 
 def train(entries, steps, seed, report, save=None, vocabulary=VOCABULARY, **sizes):
-    """Trains for so many steps and returns parameters, shape and tokenizer.
+    """Trains for so many steps and returns parameters and tokenizer.
 
     report takes a line of text. save takes what is returned, now and then before the end.
     """
     texts = corpus.Corpus(entries)
     special = 256 + len(MARKUP) + len(CONTROL)
     tokenizer = Tokenizer(learn_merges(texts.texts(corpus.new_rng(seed)), vocabulary - special))
-    shape = model.Shape(vocabulary, **sizes)
-    parameters = model.new_parameters(shape, np.random.default_rng(seed))
-    embedding = parameters["token_embd.weight"]
+    shape = transformer.Shape(vocabulary, **sizes)
+    parameters = transformer.new_parameters(shape, np.random.default_rng(seed))
+    embedding = parameters["token_embd"]
     embedding += (embedding.std() * meanings(texts.entries, tokenizer, shape.width)).astype(embedding.dtype)
-    size = sum(w.size for w in parameters.values())
     report(f"{len(texts.entries)} questions in {sum(len(e.questions) for e in texts.entries)} phrasings, {len(texts.dialogues)} dialogues")
-    report(f"{size:,} parameters, {steps} steps")
+    report(f"{parameters.flat.size:,} parameters, {steps} steps")
 
     optimizer = Optimizer(parameters, steps)
     short = lambda: optimizer.step < SHORT * steps
     source = batches(texts, tokenizer, corpus.new_rng(seed + 1), shape.context, short)
+    gradient = transformer.Parameters(shape)
     start, seen, losses = time.monotonic(), 0, []
     while optimizer.step < steps:
-        tokens, learn = next(source)
-        loss, grads = model.loss_and_gradient(parameters, shape, tokens, learn)
-        optimizer.update(grads)
-        losses.append(loss)
-        seen += tokens.size
+        rows = next(source)
+        losses.append(transformer.loss_and_gradient(parameters, rows, gradient))
+        optimizer.update(gradient)
+        seen += sum(len(ids) for ids, _ in rows)
         if optimizer.step % REPORT == 0 or optimizer.step in (1, 10, steps):
             passed = time.monotonic() - start
             left = passed / optimizer.step * (steps - optimizer.step)
             report(f"step {optimizer.step:5}  loss {np.mean(losses):.4f}  {seen / passed:,.0f} tokens/s  {left / 60:.1f} min left")
             losses = []
         if save and optimizer.step % CHECKPOINT == 0:
-            save(parameters, shape, tokenizer)
-    return parameters, shape, tokenizer
+            save(parameters, tokenizer)
+    return parameters, tokenizer
 
 
 def main():
     arguments = argparse.ArgumentParser(description="Train the demo model.")
     arguments.add_argument("output")
-    arguments.add_argument("--steps", type=int, default=10500)
+    arguments.add_argument("--steps", type=int, default=8000)
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--keep-out", action="store_true", help="learn without some phrasings, and tell how many of those are answered right")
     options = arguments.parse_args()
@@ -203,14 +189,14 @@ def main():
             e.questions = [q for q in e.questions if q not in kept_out[-1].questions]
     report = lambda line: print(line, flush=True)
 
-    def save(parameters, shape, tokenizer):
-        Path(options.output).write_bytes(gguf.encode(metadata(shape, tokenizer), parameters))
+    def save(parameters, tokenizer):
+        Path(options.output).write_bytes(gguf.encode(metadata(parameters.shape, tokenizer), parameters.tensors()))
 
-    parameters, shape, tokenizer = train(entries, options.steps, options.seed, report, save)
-    save(parameters, shape, tokenizer)
-    report(f"right answers to the corpus' own questions: {share_right(parameters, shape, tokenizer, entries):.1%}")
+    parameters, tokenizer = train(entries, options.steps, options.seed, report, save)
+    save(parameters, tokenizer)
+    report(f"right answers to the corpus' own questions: {share_right(parameters, tokenizer, entries):.1%}")
     if kept_out:
-        report(f"right answers to the kept out phrasings: {share_right(parameters, shape, tokenizer, kept_out):.1%}")
+        report(f"right answers to the kept out phrasings: {share_right(parameters, tokenizer, kept_out):.1%}")
 
 
 if __name__ == "__main__":
