@@ -22,8 +22,9 @@ from tokenizer import CONTROL, MARKUP, Tokenizer, learn_merges
 VOCABULARY = 2048
 BATCH = 3072  # tokens of a step
 BEGINNING = 8  # tokens of an answer that short conversations keep
-SHORT = 0.6  # share of the steps that are spent on short conversations, before those of all kinds
-LATE_NOISE = 0.4  # how often questions are put in other words after those
+EARLY = 0.45  # share of the steps in which all conversations are short, and questions much varied
+LATE_SHORT = 0.6  # share of short conversations, by tokens, after those
+LATE_NOISE = 0.1  # how much questions are varied then
 REPORT = 100  # steps between two lines of progress
 CHECKPOINT = 1000  # steps after which the file is written anew
 
@@ -55,28 +56,28 @@ def shorten(row):
     return ids[:end], learn[:end]
 
 
-def batches(texts, tokenizer, rng, context, short):
+def batches(texts, tokenizer, rng, context, early):
     """Endless batches of encoded conversations, BATCH tokens or a little more each.
 
-    short() tells whether they are to be short ones.
+    First short conversations in many words, while early() is true: which words speak for
+    which answer. Then those of all kinds as well, closer to the corpus' own words.
     """
-    batch, size = [], 0
     while True:
-        texts.noise = 1 if short() else LATE_NOISE
-        if short():
-            conversation, cut = texts.short(rng)
-        else:
-            conversation, cut = texts.conversation(rng), False
-        row = encode(tokenizer, conversation)
-        if cut:
-            row = shorten(row)
-        if len(row[0]) > context:
-            continue
-        batch.append(row)
-        size += len(row[0])
-        if size >= BATCH:
-            yield batch
-            batch, size = [], 0
+        texts.noise = 1 if early() else LATE_NOISE
+        batch, size, shorts = [], 0, 0
+        while size < BATCH:
+            if early() or shorts <= LATE_SHORT * size:
+                conversation, cut = texts.short(rng)
+                row = encode(tokenizer, conversation)
+                if cut:
+                    row = shorten(row)
+                shorts += len(row[0])
+            else:
+                row = encode(tokenizer, texts.conversation(rng))
+            if len(row[0]) <= context:
+                batch.append(row)
+                size += len(row[0])
+        yield batch
 
 
 def share_right(parameters, tokenizer, entries):
@@ -155,8 +156,8 @@ def train(entries, steps, seed, report, save=None, vocabulary=VOCABULARY, **size
     report(f"{parameters.flat.size:,} parameters, {steps} steps")
 
     optimizer = Optimizer(parameters, steps)
-    short = lambda: optimizer.step < SHORT * steps
-    source = batches(texts, tokenizer, corpus.new_rng(seed + 1), shape.context, short)
+    early = lambda: optimizer.step < EARLY * steps
+    source = batches(texts, tokenizer, corpus.new_rng(seed + 1), shape.context, early)
     gradient = transformer.Parameters(shape)
     start, seen, losses = time.monotonic(), 0, []
     while optimizer.step < steps:
@@ -177,7 +178,7 @@ def train(entries, steps, seed, report, save=None, vocabulary=VOCABULARY, **size
 def main():
     arguments = argparse.ArgumentParser(description="Train the demo model.")
     arguments.add_argument("output")
-    arguments.add_argument("--steps", type=int, default=8000)
+    arguments.add_argument("--steps", type=int, default=10500)
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--keep-out", action="store_true", help="learn without some phrasings, and tell how many of those are answered right")
     options = arguments.parse_args()
