@@ -105,17 +105,30 @@ func (d *Daemon) deleteAlias(c *gin.Context) {
 	c.JSON(http.StatusOK, gin.H{"deleted": true})
 }
 
-// find is lookup for a request that the model shall answer. Where there is no model
-// of the name it may be an alias. Models that run in Ollama's cloud are refused.
+// find is resolve for a request that the model shall answer.
 func (d *Daemon) find(name string) (*modelstore.Model, error) {
+	m, err := d.resolve(name)
+	if err == nil {
+		err = runsHere(m)
+	}
+	return m, err
+}
+
+// resolve is lookup for a name that may be an alias, where there is no model of it.
+func (d *Daemon) resolve(name string) (*modelstore.Model, error) {
 	m, err := d.lookup(name)
 	if missing(err) {
 		m, err = d.lookupAlias(name)
 	}
-	if err == nil && m.Config.RemoteHost != "" {
-		return nil, newError(http.StatusForbidden, textRemoteOff)
-	}
 	return m, err
+}
+
+// runsHere refuses models that run in Ollama's cloud.
+func runsHere(m *modelstore.Model) error {
+	if m.Config.RemoteHost != "" {
+		return newError(http.StatusForbidden, textRemoteOff)
+	}
+	return nil
 }
 
 // lookupAlias returns the model that an alias leads to.

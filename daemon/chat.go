@@ -57,7 +57,8 @@ func (d *Daemon) answerChat(ctx context.Context, req *api.ChatRequest, start tim
 	d.converse(ctx, l, req, set, start, to)
 }
 
-// chatModel returns the model that the request names.
+// chatModel returns the model that the request names. One of Ollama's cloud is refused
+// later: unloading it is answered.
 func (d *Daemon) chatModel(req *api.ChatRequest) (*modelstore.Model, error) {
 	if err := checkTopLogprobs(req.TopLogprobs); err != nil {
 		return nil, err
@@ -65,12 +66,15 @@ func (d *Daemon) chatModel(req *api.ChatRequest) (*modelstore.Model, error) {
 	if _, err := modelstore.ParseName(req.Model); err != nil {
 		return nil, newError(http.StatusBadRequest, textNoModel)
 	}
-	return d.find(req.Model)
+	return d.resolve(req.Model)
 }
 
 // checkChat checks what can be checked before the model is loaded. It settles
 // req.Think.
 func (d *Daemon) checkChat(req *api.ChatRequest, m *modelstore.Model, relaxed bool) (set settings, err error) {
+	if err := runsHere(m); err != nil {
+		return set, err
+	}
 	can := ability(m.Capabilities())
 	think, err := can.think(req.Model, req.Think)
 	switch {
@@ -88,12 +92,9 @@ func (d *Daemon) checkChat(req *api.ChatRequest, m *modelstore.Model, relaxed bo
 	if err := can.check(m, req.Model, "chat", need...); err != nil {
 		return set, err
 	}
-	if len(req.Messages) > 0 {
-		if set.grammar, err = d.grammar(req.Format); err != nil {
-			return set, err
-		}
+	if set.Options, err = d.options(m, req.Options); err == nil && len(req.Messages) > 0 {
+		set.grammar, err = d.grammar(req.Format)
 	}
-	set.Options, err = d.options(m, req.Options)
 	return set, err
 }
 

@@ -83,12 +83,9 @@ func (d *Daemon) checkGenerate(req *api.GenerateRequest, m *modelstore.Model, st
 	if err := can.check(m, req.Model, "generate", need...); err != nil {
 		return set, err
 	}
-	if req.Prompt != "" {
-		if set.grammar, err = d.grammar(req.Format); err != nil {
-			return set, err
-		}
+	if set.Options, err = d.options(m, req.Options); err == nil && req.Prompt != "" {
+		set.grammar, err = d.grammar(req.Format)
 	}
-	set.Options, err = d.options(m, req.Options)
 	return set, err
 }
 

@@ -94,9 +94,9 @@ func forEmbeddings(m *modelstore.Model) bool {
 // loadable refuses what the engine can't run.
 func loadable(m *modelstore.Model) error {
 	name := m.Name.DisplayShortest()
-	switch {
-	case m.Config.RemoteHost != "":
-		return newError(http.StatusForbidden, textRemoteOff)
+	switch err := runsHere(m); {
+	case err != nil:
+		return err
 	case m.ModelPath == "":
 		return errorf(http.StatusBadRequest, "model '%s' has no GGUF weights and can't be run; create it from a GGUF file", name)
 	case len(m.ProjectorPaths) > 0:
