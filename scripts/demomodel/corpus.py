@@ -44,13 +44,21 @@ class Block:
     def all(self, key):
         return [v for k, v in self.lines if k == key]
 
+    def line(self, key):
+        """The one line with this key."""
+        (line,) = self.all(key)
+        return line
+
     def one(self, key):
         """The alternatives of the one line with this key."""
-        (line,) = self.all(key)
-        return [a.strip() for a in line.split(" | ")]
+        return alternatives(self.line(key))
 
     def has(self, key):
         return any(k == key for k, _ in self.lines)
+
+
+def alternatives(line):
+    return [a.strip() for a in line.split(" | ")]
 
 
 def read_blocks(name):
@@ -74,7 +82,7 @@ def read_lines(name):
 
 
 def read_entries(names=ENTRIES):
-    return [Entry(b.id, b.all("Q"), b.one("A")[0], b.all("P")) for name in names for b in read_blocks(name)]
+    return [Entry(b.id, b.all("Q"), b.line("A"), b.all("P")) for name in names for b in read_blocks(name)]
 
 
 def text_of(conversation):
@@ -163,7 +171,8 @@ class Corpus:
     def __init__(self, entries=None):
         self.entries = entries or read_entries()
         self.weights = [UNKNOWN_WEIGHT if e.id.startswith("unknown.") else 1 for e in self.entries]
-        self.dialogues = [[(k, [a.strip() for a in v.split(" | ")]) for k, v in b.lines] for b in read_blocks("dialogues")]
+        # An answer stands alone, and may have a bar in it.
+        self.dialogues = [[(k, alternatives(v) if k == "U" else [v]) for k, v in b.lines] for b in read_blocks("dialogues")]
         self.facts = read_blocks("facts")
         self.tools = read_blocks("tools")
         self.systems = read_lines("systems")

@@ -4,6 +4,7 @@ Run by 'make test', or by test.sh beside this.
 """
 
 import io
+import re
 import struct
 import unittest
 import unittest.mock
@@ -183,6 +184,19 @@ class Corpus(unittest.TestCase):
                     seen += 1
                     self.assertIn(name.removeprefix("Your name is ").rstrip("."), " ".join(t for r, t in said if r == "user"))
         self.assertGreater(seen, 20)
+
+    def test_answers_are_learnt_whole_with_bars_too(self):
+        (entry,) = [e for e in self.corpus.entries if e.id == "cmd.runpipe"]
+        self.assertIn(" | cllm run ", entry.answer)
+        answers = [text for d in self.corpus.dialogues for key, texts in d if key == "B" for text in texts]
+        self.assertIn(entry.answer, answers)
+
+    def test_a_question_has_one_answer(self):
+        seen = {}
+        for e in self.corpus.entries:
+            for q in e.questions:
+                words = q.lower().rstrip("?.! ")
+                self.assertEqual(seen.setdefault(words, e.id), e.id, q)
 
     def test_variations_stay_questions(self):
         rng = corpus.new_rng(3)
