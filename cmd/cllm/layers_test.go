@@ -31,9 +31,9 @@ type layer struct {
 // one that imports what its row does not hold, fails the test with the reason.
 var layers = map[string]layer{
 	"cmd/cllm": {
-		may:   []string{"daemon", "daemon/llamaloader"},
-		tests: []string{"llm/llmtest", "llm/llmtest/tinymodel", "modelstore/modelstoretest"},
-		why:   "serve starts the daemon, every other command speaks HTTP to it; what lies below is the daemon's",
+		may:   []string{"daemon", "daemon/llamaloader", "modelstore/demo"},
+		tests: []string{"llm/llmtest", "llm/llmtest/tinymodel", "modelstore/demo/demotest", "modelstore/modelstoretest"},
+		why:   "serve starts the daemon and gives it the demo model, every other command speaks HTTP to it; what lies below is the daemon's",
 	},
 	"daemon": {
 		may:   []string{"daemon/prompt", "llm", "llm/gbnf", "modelstore", "scheduler"},
@@ -42,7 +42,7 @@ var layers = map[string]layer{
 	},
 	"daemon/llamaloader": {
 		may:   []string{"daemon", "llm", "llm/llama"},
-		tests: []string{"llm/llmtest", "llm/llmtest/tinymodel"},
+		tests: []string{"llm/llmtest", "llm/llmtest/tinymodel", "modelstore/demo/demotest", "scheduler"},
 		why:   "it only fits llama.cpp to the daemon's Loader",
 	},
 	"daemon/prompt": {
@@ -80,6 +80,14 @@ var layers = map[string]layer{
 		tests: []string{"modelstore/modelstoretest"},
 		why:   "the model folder is files and names; it knows no engine and no requests",
 	},
+	"modelstore/demo": {
+		may:   []string{"modelstore"},
+		tests: []string{"modelstore/demo/demotest"},
+		why:   "it brings one model into a store as any client of the store would",
+	},
+	"modelstore/demo/demotest": {
+		why: "it reads the texts that the demo model is made of and measured with",
+	},
 	"modelstore/gguf": {
 		why: "it reads a file's header",
 	},
@@ -115,18 +123,18 @@ var bans = []ban{
 		why:  "Ollama's types end in the daemon, so that its releases touch no scheduling",
 	},
 	{
-		from: []string{"daemon", "daemon/prompt", "modelstore", "modelstore/gguf", "scheduler", "llm", "llm/gbnf", "llm/llmtest"},
+		from: []string{"daemon", "daemon/prompt", "modelstore", "modelstore/demo", "modelstore/gguf", "scheduler", "llm", "llm/gbnf", "llm/llmtest"},
 		to:   []string{module + "/llm/llama"},
 		why:  "only daemon/llamaloader links C++, so that the rest is tested under the race detector",
 	},
 	{
-		from: []string{"modelstore", "modelstore/gguf"},
+		from: []string{"modelstore", "modelstore/demo", "modelstore/gguf"},
 		to:   []string{module + "/daemon", module + "/scheduler", module + "/llm"},
 		why:  "the store serves commands and daemons that load no model",
 	},
 	{
-		from: []string{"cmd/cllm", "daemon", "daemon/llamaloader", "daemon/prompt", "scheduler", "llm", "llm/llama", "modelstore"},
-		to:   []string{module + "/llm/llmtest", module + "/modelstore/modelstoretest", "testing"},
+		from: []string{"cmd/cllm", "daemon", "daemon/llamaloader", "daemon/prompt", "scheduler", "llm", "llm/llama", "modelstore", "modelstore/demo"},
+		to:   []string{module + "/llm/llmtest", module + "/modelstore/demo/demotest", module + "/modelstore/modelstoretest", "testing"},
 		why:  "doubles and fixtures have no place in the binary",
 	},
 }
