@@ -97,6 +97,7 @@ func (d *Daemon) Start() (err error) {
 		background.Wait()
 		return nil
 	})
+	d.installDemo(ctx)
 	if !d.opts.NoPrune {
 		background.Go(func() { d.prune(ctx) })
 	}
@@ -112,6 +113,21 @@ func (d *Daemon) Start() (err error) {
 	d.onStop("requests", d.drain)
 	d.log.Info(fmt.Sprintf("Listening on %s (version %s)", l.Addr(), d.opts.Version))
 	return nil
+}
+
+// installDemo comes after the port is open, so that a daemon that can't start writes
+// nothing, and before anything is accepted from it.
+func (d *Daemon) installDemo(ctx context.Context) {
+	if d.opts.Demo == nil {
+		return
+	}
+	switch err := d.opts.Demo(ctx, d.store); {
+	case err == nil:
+	case errors.Is(err, modelstore.ErrReadOnly):
+		d.log.Warn("the demo model is not in the model folder", "error", err)
+	default:
+		d.log.Error("the demo model is not in the model folder", "error", err)
+	}
 }
 
 // serve accepts connections until the port is closed.

@@ -1,12 +1,15 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"net"
 	"time"
+
+	"cllm/modelstore"
 )
 
 // Options says what New makes. Zero fields get the default that stands beside
@@ -18,6 +21,10 @@ type Options struct {
 	NoPrune bool   // keep the blobs that no model needs
 	Loader  Loader // opens models
 	Log     *slog.Logger
+
+	// Demo puts the demo model into the store, if need be, before the first request is
+	// answered; nil: there is none. The daemon serves without it if it fails.
+	Demo func(context.Context, *modelstore.Store) error
 
 	Slots         int           // requests of one model decoded together, 1 to 256; 64
 	MaxQueue      int           // requests that wait, over all models; 512

@@ -16,6 +16,7 @@ import (
 
 	"cllm/daemon"
 	"cllm/daemon/llamaloader"
+	"cllm/modelstore/demo"
 )
 
 // serveEnv are the variables that serve reads, as its help tells them.
@@ -33,6 +34,7 @@ var serveEnv = []struct{ name, meaning string }{
 	{"OLLAMA_ORIGINS", "more origins that browsers may come from, separated by commas"},
 	{"OLLAMA_NOPRUNE", "keep files of the model folder that no model needs"},
 	{"OLLAMA_DEBUG", "log more: 1 or 2"},
+	{"CLLM_NODEMO", "don't put the demo model into a model folder that has no model 'demo'"},
 	{"CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES, GGML_VK_VISIBLE_DEVICES", "GPUs that may be used"},
 	{"GPU_DEVICE_ORDINAL, HSA_OVERRIDE_GFX_VERSION", "which AMD GPUs, and what they are taken for"},
 }
@@ -133,7 +135,7 @@ func serveOptions(log *slog.Logger) (daemon.Options, error) {
 	if err != nil {
 		return daemon.Options{}, err
 	}
-	return daemon.Options{
+	opts := daemon.Options{
 		Listen:        envconfig.Host().Host,
 		Version:       version,
 		Models:        envconfig.Models(),
@@ -149,7 +151,11 @@ func serveOptions(log *slog.Logger) (daemon.Options, error) {
 		Origins:       envconfig.AllowedOrigins(),
 		Aliases:       aliases,
 		CloudOff:      cloudOff,
-	}, nil
+	}
+	if !envconfig.Bool("CLLM_NODEMO")() {
+		opts.Demo = demo.Install
+	}
+	return opts, nil
 }
 
 // optionalBool reads a variable that may be unset. Like Ollama it takes what it
