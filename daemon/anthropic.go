@@ -3,6 +3,7 @@ package daemon
 import (
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -20,11 +21,13 @@ const toolSearch = "web_search"
 func (d *Daemon) messages(c *gin.Context) {
 	start := time.Now()
 	to := &messageReply{events: d.events(c), id: anthropic.GenerateMessageID()}
-	if err := readCompat(c, &to.asked); err != nil {
+	var asked messagesRequest
+	if err := readCompat(c, &asked); err != nil {
 		to.fail(err)
 		return
 	}
-	req, err := fromMessages(to.asked)
+	to.asked = asked.MessagesRequest
+	req, err := asked.convert()
 	if err != nil {
 		to.fail(err)
 		return
@@ -33,8 +36,35 @@ func (d *Daemon) messages(c *gin.Context) {
 	d.answerChat(c.Request.Context(), req, start, true, to)
 }
 
-// fromMessages makes a chat request of a request for a message.
-func fromMessages(asked anthropic.MessagesRequest) (*api.ChatRequest, error) {
+// messagesRequest is a request for a message. Ollama's own type knows nothing of threads:
+// conversations that Anthropic's servers keep.
+type messagesRequest struct {
+	anthropic.MessagesRequest
+	Thread any `json:"thread"`
+}
+
+func (*messagesRequest) wraps() reflect.Type { return reflect.TypeFor[anthropic.MessagesRequest]() }
+
+// textNoThreads refuses a thread. Without what was said before, the model would answer
+// the last message alone.
+const textNoThreads = "threads are not supported: send the whole conversation"
+
+// messagesError is the body of an error. That of a thread is one which makes Anthropic's
+// client send the whole conversation.
+func messagesError(status int, text string) any {
+	plain := anthropic.NewError(status, text)
+	if text != textNoThreads {
+		return plain
+	}
+	return gin.H{"type": plain.Type, "request_id": plain.RequestID, "error": gin.H{
+		"type": plain.Error.Type, "message": text,
+		"details": gin.H{"error_code": "thread_unsupported_request", "unsupported": []string{"thread"}},
+	}}
+}
+
+// convert makes a chat request of it.
+func (r *messagesRequest) convert() (*api.ChatRequest, error) {
+	asked := r.MessagesRequest
 	switch {
 	case asked.Model == "":
 		return nil, newError(http.StatusBadRequest, textNoModel)
@@ -42,6 +72,8 @@ func fromMessages(asked anthropic.MessagesRequest) (*api.ChatRequest, error) {
 		return nil, newError(http.StatusBadRequest, "max_tokens is required and must be positive")
 	case len(asked.Messages) == 0:
 		return nil, newError(http.StatusBadRequest, "messages is required")
+	case r.Thread != nil:
+		return nil, newError(http.StatusBadRequest, textNoThreads)
 	}
 	req, err := anthropic.FromMessagesRequest(asked)
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/gin-gonic/gin"
-	"github.com/ollama/ollama/anthropic"
 	"github.com/ollama/ollama/api"
 	"github.com/ollama/ollama/openai"
 )
@@ -25,7 +24,7 @@ const (
 func errorBody(path string, status int, text string) any {
 	switch {
 	case strings.HasPrefix(path, pathMessages):
-		return anthropic.NewError(status, text)
+		return messagesError(status, text)
 	case strings.HasPrefix(path, pathCompat):
 		return openai.NewError(status, text)
 	default:

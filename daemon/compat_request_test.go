@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ollama/ollama/anthropic"
 	"github.com/ollama/ollama/api"
 	"github.com/ollama/ollama/openai"
 
@@ -49,9 +48,9 @@ var converters = map[string]func(t testing.TB, body string) (any, map[string]any
 		return req, req.Options
 	},
 	"message": func(t testing.TB, body string) (any, map[string]any) {
-		var asked anthropic.MessagesRequest
+		var asked messagesRequest
 		parse(t, body, &asked)
-		req, err := fromMessages(asked)
+		req, err := asked.convert()
 		if err != nil {
 			t.Fatal(err)
 		}
