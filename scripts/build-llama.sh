@@ -367,7 +367,7 @@ build_schema() {
 }
 
 # test_installed compiles the self-test against the prefix, as cgo does, and runs
-# all of it: the decodes, and what the patches promise of the KV cache.
+# all of it: the decodes, and what the patches promise.
 test_installed() {
 	tmp=$(mktemp -d)
 	trap 'rm -rf "$tmp"' EXIT
@@ -375,6 +375,7 @@ test_installed() {
 	"$cxx" -std=c++17 -O1 -Wall -Wextra -Werror "$here"/selftest/*.cpp -o "$tmp/selftest" \
 		$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --cflags --libs llama) >&2
 	"$tmp/selftest" decode
+	"$tmp/selftest" embeddings
 	[[ $(uname -s) != Linux ]] || "$tmp/selftest" kvcache
 }
 

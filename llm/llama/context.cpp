@@ -171,7 +171,7 @@ int32_t cllm_decode(cllm_context * c, const cllm_row * rows, int32_t n, cllm_err
 
 int32_t cllm_embed(cllm_context * c, const cllm_row * rows, int32_t n, const int32_t * take, int32_t n_take, int32_t width,
                    float * out, cllm_error * err) {
-    // With embeddings llama.cpp computes the logits of every row, too, and keeps room for them.
+    // With embeddings llama.cpp takes every row for an output, and computes its logits.
     c->embeddings = n_take > 0;
     llama_set_embeddings(c->ctx, c->embeddings);
     const int32_t code = cllm_decode(c, rows, n, err);

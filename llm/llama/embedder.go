@@ -50,9 +50,9 @@ const (
 	defaultTexts = 128
 	// leastEmbedBatch is the fewest tokens that are computed together.
 	leastEmbedBatch = 256
-	// maxOutputBytes bounds what llama.cpp keeps of a batch: it makes room for the
-	// logits of each row that has a vector, and fills it with zeros, even where the
-	// model has no logits. A text that is longer than a batch exceeds it.
+	// maxOutputBytes bounds the logits of a batch: where a model has them, llama.cpp
+	// computes those of each row whose vector is taken, although nobody looks at them.
+	// A text that is longer than a batch exceeds it.
 	maxOutputBytes = 256 << 20
 	// maxWhole is the longest text that is computed in one pass. The buffers grow with
 	// the square of it. Models that see the whole text are trained for less, or as much.
@@ -115,8 +115,11 @@ func (m *Model) newEmbedder(o EmbedderOptions, co ContextOptions) (*Embedder, er
 			Width:       c.width,
 			Whole:       whole,
 			CellBytes:   c.limits.CellBytes,
-			BufferBytes: int64(outputs) * int64(len(m.vocab.pieces)+c.width) * 4,
+			BufferBytes: int64(outputs) * int64(c.width) * 4,
 		},
+	}
+	if c.memory { // so it answers, too: it has logits
+		e.limits.BufferBytes += int64(outputs) * int64(len(m.vocab.pieces)) * 4
 	}
 	if !whole && o.Pooling == PoolingMean {
 		e.means = make([]mean, c.limits.Sequences)

@@ -152,15 +152,21 @@ func TestAModelThatAnswersSharesItsWeightsWithAnEmbedder(t *testing.T) {
 }
 
 func TestALargeVocabularyMakesCallsSmaller(t *testing.T) {
-	m := bert(t)
-	v := *m.vocab
-	v.pieces = make([]string, 250_000)
-	small := m.vocab
-	m.vocab = &v
-	defer func() { m.vocab = small }()
-	e := openEmbedder(t, m, EmbedderOptions{Threads: 1})
-	if l := e.Limits(); l.Batch != 268 || l.BufferBytes > 256<<20 || l.BufferBytes < 250<<20 {
-		t.Errorf("limits %+v", l)
+	limits := func(m *Model, o EmbedderOptions) llm.EmbedLimits {
+		v := *m.vocab
+		v.pieces = make([]string, 250_000)
+		small := m.vocab
+		m.vocab = &v
+		defer func() { m.vocab = small }()
+		o.Threads = 1
+		return openEmbedder(t, m, o).Limits()
+	}
+	if l := limits(bert(t), EmbedderOptions{}); l.Batch != 268 || l.BufferBytes != 268*64*4 {
+		t.Errorf("without logits: limits %+v", l)
+	}
+	qwen := load(t, tinyPath, ModelOptions{})
+	if l := limits(qwen, EmbedderOptions{Pooling: PoolingMean}); l.Batch != 268 || l.BufferBytes > 269<<20 || l.BufferBytes < 250<<20 {
+		t.Errorf("with logits: limits %+v", l)
 	}
 }
 

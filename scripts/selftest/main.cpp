@@ -21,8 +21,10 @@ int main(int argc, char ** argv) {
         test_decode();
     } else if (strcmp(what, "kvcache") == 0) {
         test_kvcache();
+    } else if (strcmp(what, "embeddings") == 0) {
+        test_embeddings();
     } else {
-        fprintf(stderr, "usage: selftest decode|kvcache\n");
+        fprintf(stderr, "usage: selftest decode|kvcache|embeddings\n");
         return 2;
     }
     llama_backend_free();

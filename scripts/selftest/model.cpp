@@ -134,7 +134,7 @@ llama_context * make_context(llama_model * model, uint32_t n_seq, uint32_t n_ctx
     return ctx;
 }
 
-std::vector<std::vector<float>> decode(llama_context * ctx, const std::vector<row> & rows) {
+void submit(llama_context * ctx, const std::vector<row> & rows) {
     llama_batch batch = llama_batch_init((int32_t) rows.size(), 0, 1);
     for (size_t i = 0; i < rows.size(); i++) {
         batch.token[i]     = rows[i].token;
@@ -147,7 +147,10 @@ std::vector<std::vector<float>> decode(llama_context * ctx, const std::vector<ro
     const int32_t ret = llama_decode(ctx, batch);
     must(ret == 0, "llama_decode of %zu rows returned %d", rows.size(), ret);
     llama_batch_free(batch);
+}
 
+std::vector<std::vector<float>> decode(llama_context * ctx, const std::vector<row> & rows) {
+    submit(ctx, rows);
     std::vector<std::vector<float>> logits;
     for (size_t i = 0; i < rows.size(); i++) {
         const float * p = llama_get_logits_ith(ctx, (int32_t) i);

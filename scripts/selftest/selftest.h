@@ -35,6 +35,9 @@ struct row {
 // A context of n_seq sequences of n_ctx tokens each, in split mode.
 llama_context * make_context(llama_model * model, uint32_t n_seq, uint32_t n_ctx, bool flash_attn);
 
+// Decodes the rows in one batch.
+void submit(llama_context * ctx, const std::vector<row> & rows);
+
 // Decodes the rows in one batch and returns their logits, one vector a row.
 std::vector<std::vector<float>> decode(llama_context * ctx, const std::vector<row> & rows);
 
@@ -49,3 +52,4 @@ void must(bool holds, const char * what, ...) __attribute__((format(printf, 2, 3
 
 void test_decode();
 void test_kvcache();
+void test_embeddings();
