@@ -22,6 +22,30 @@ export async function assertSameAnswer(ours, theirs, request, differs) {
   else assert.throws(() => assertHas(mine, other, ''), assert.AssertionError, `not true any more: ${differs}`)
 }
 
+/** Asserts that both answers have the same status and fields, and that the JSON text in each is as check wants it. */
+export async function assertSameKind(ours, theirs, request, check) {
+  const [mine, other] = await Promise.all([answer(ours, request), answer(theirs, request)])
+  for (const one of [mine, other]) {
+    const texts = [...strings(one.body)].filter((text) => /^\s*[{]/.test(text))
+    assert.equal(texts.length, 1, brief(one.body))
+    check(texts[0])
+  }
+  assert.deepEqual(shape(mine, other), shape(other, other))
+}
+
+// The strings anywhere in a value.
+function* strings(value) {
+  if (typeof value === 'string') yield value
+  else if (value !== null && typeof value === 'object') for (const item of Object.values(value)) yield* strings(item)
+}
+
+// The names of a value's fields and the types of what is in them, of those that like has. Lists may have other lengths.
+function shape(value, like) {
+  if (Array.isArray(like)) return like.length ? [shape(value?.[0], like[0])] : []
+  if (like === null || typeof like !== 'object') return typeof value
+  return Object.fromEntries(Object.keys(like).map((name) => [name, shape(value?.[name], like[name])]))
+}
+
 /** Headers that say something to a client. */
 const headersThatCount = [
   'allow', 'location', 'retry-after', 'access-control-allow-origin', 'access-control-allow-methods', 'access-control-allow-headers',
@@ -95,7 +119,7 @@ const fresh = new Set([
   'total_duration', 'load_duration', 'prompt_eval_duration', 'eval_duration',
 ])
 
-/** Numbers that two engines compute alike but not to the last bit, and by how much they may differ. */
+/** Numbers that two engines compute alike but not to the last bit, and by how much they (of logprobs: the probabilities) may differ. */
 const close = { logprob: 0.02, embedding: 0.002, embeddings: 0.002 }
 
 function assertHas(mine, other, where, near = 0) {
@@ -110,7 +134,8 @@ function assertHas(mine, other, where, near = 0) {
       else assertHas(mine[name], other[name], `${where}.${name}`, close[name] ?? near)
     }
   } else if (typeof other === 'number' && near > 0) {
-    assert.ok(Math.abs(mine - other) <= near, `${where}: ${mine} in place of ${other}`)
+    const [a, b] = where.endsWith('.logprob') ? [Math.exp(mine), Math.exp(other)] : [mine, other]
+    assert.ok(Math.abs(a - b) <= near, `${where}: ${mine} in place of ${other}`)
   } else {
     assert.deepEqual(mine, other, where)
   }

@@ -129,6 +129,11 @@ export async function serve({ command = cllm, home, env = {}, models = [] } = {}
       run(ollama, args, { home, ...options, env: { OLLAMA_HOST: `http://${address}`, ...options.env } }),
   }
   // One thread is fastest for models of this size, and lets tests run beside other work.
+  if (command === cllm && !env.CLLM_NODEMO) {
+    const body = { model: 'demo', from: 'demo', parameters: { num_thread: 1 }, stream: false }
+    const { status, text } = await daemon.request('POST', '/api/create', body)
+    assert.equal(status, 200, text)
+  }
   for (const name of models) await create(daemon, name, { parameters: { temperature: 0, num_thread: 1 } })
   return daemon
 }
