@@ -270,14 +270,22 @@ func (h *hold) base(n Name) (*record, error) {
 
 // commit makes n stand for the manifest, all of whose blobs are held.
 func (h *hold) commit(n Name, m *manifest) error {
-	s := h.store
 	raw, err := m.encode()
 	if err != nil {
 		return err
 	}
+	return h.commitBytes(n, m, raw)
+}
+
+// commitBytes is commit of a manifest that is written in other bytes.
+func (h *hold) commitBytes(n Name, m *manifest, raw []byte) error {
+	s := h.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, d := range m.digests() {
+		if d.IsZero() {
+			continue
+		}
 		// Another program may have removed it.
 		if _, err := s.statBlob(d); err != nil {
 			return s.blobError(Name{}, d, err)

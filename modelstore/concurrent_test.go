@@ -129,7 +129,7 @@ func TestASweepLeavesFilesThatAreJustBeingMade(t *testing.T) {
 }
 
 // thousand makes a folder of a thousand models that were written long ago.
-func thousand(b *testing.B) *Store {
+func thousand(b testing.TB) *Store {
 	dir := b.TempDir()
 	s := openStore(b, dir)
 	createSmall(b, s, "m0", 8)

@@ -12,6 +12,12 @@
 // A crash therefore leaves whole models and garbage, and nothing in between; the
 // garbage goes when the store is opened or pruned.
 //
+// A pull writes each blob to its -partial file, many parts at a time, and notes beside
+// it how far each part is: the next pull goes on there, this program's or Ollama's.
+// Data is hashed as it comes; only what is verified becomes a blob, and the model's
+// name comes last. Pulls of one blob share its download, which ends with the last of
+// them. A registry is reached through the http.RoundTripper of Registry alone.
+//
 // The file system owns all state. A Store caches what it has read, by the identity
 // of the file (inode, size, time), so another program's changes are seen at once.
 // All methods of a Store may be used from many goroutines. One lock per Store

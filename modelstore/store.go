@@ -24,17 +24,21 @@ type Store struct {
 	manifests  folder
 	blobs      folder
 	keepUnused bool
+	registry   Registry
 	now        func() time.Time
 
 	// mu orders the changes of names and the removal of blobs, and guards these:
 	mu     sync.Mutex
-	held   map[Digest]int       // blobs that a running Create needs
+	held   map[Digest]int       // blobs that a running Create, Pull or Push needs
 	wanted map[Digest]time.Time // blobs that were just asked for or uploaded
 
 	// cacheMu guards what was read. It is taken after mu, and never for long.
 	cacheMu sync.Mutex
 	records map[Name]*record
 	headers map[Digest]*header
+
+	downloadsMu sync.Mutex
+	downloads   map[Digest]*download // those that run
 }
 
 // Option changes how a store behaves.
@@ -64,6 +68,7 @@ func Open(dir string, opts ...Option) (*Store, error) {
 		wanted:    make(map[Digest]time.Time),
 		records:   make(map[Name]*record),
 		headers:   make(map[Digest]*header),
+		downloads: make(map[Digest]*download),
 	}
 	for _, o := range opts {
 		o(s)
