@@ -200,7 +200,7 @@ func (d *download) fill(ctx context.Context) error {
 	}
 	defer files.close()
 	d.files = files
-	tooFull := fits(files.folder, d.size-d.count())
+	tooFull := hasRoom(files.folder, d.size-d.count())
 	if err = tooFull; err == nil {
 		err = d.verified(ctx)
 	}

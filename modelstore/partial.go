@@ -231,7 +231,7 @@ func (p *partial) restart() (err error) {
 	if err := p.removeParts(); err != nil {
 		return err
 	}
-	if err := fits(p.folder, p.size); err != nil {
+	if err := hasRoom(p.folder, p.size); err != nil {
 		return err
 	}
 	if err := p.data.Truncate(0); err != nil {
@@ -298,8 +298,8 @@ func (p *partial) discard() error {
 	return err
 }
 
-// fits reports a disk that is too small before it is full.
-func fits(f folder, need int64) error {
+// hasRoom reports a disk that is too small before it is full.
+func hasRoom(f folder, need int64) error {
 	if free, known := freeSpace(f.path); known && free < need {
 		return fmt.Errorf("%d MB are needed and %d MB are free: %w", need/1e6, free/1e6, syscall.ENOSPC)
 	}
