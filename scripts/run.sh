@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly cllm=bin/cllm
-readonly model=synthetic
-readonly question='Why is the sky blue?'
+readonly model=demo
+readonly question='What is cllm?'
 readonly address=${OLLAMA_HOST:-127.0.0.1:11434}
 
 say() { printf 'run: %s\n' "$*" >&2; }
@@ -62,22 +62,16 @@ step() {
 	return "$status"
 }
 
-make_model() {
-	local file modelfile
-	file=$(scripts/synthmodel.sh --where)
-	[[ -f $file ]] || step scripts/synthmodel.sh >/dev/null || die "there is no model to ask (see above)"
-	modelfile=$(dirname "$file")/Modelfile
-	printf 'FROM %s\nPARAMETER num_predict 48\n' "$file" >"$modelfile"
-	step "$cllm" create "$model" -f "$modelfile" || die "the synthetic model could not be put into the store (see above)"
-}
-
 ask() {
 	local answer=
+	"$cllm" show "$model" >/dev/null 2>&1 </dev/null || {
+		say "there is no model '$model' to ask (see above, or unset CLLM_NODEMO); serving all the same"
+		return 0
+	}
 	say "asking $model: $question"
 	answer=$(mktemp)
 	if step timeout 300 "$cllm" run "$model" "$question" </dev/null >"$answer"; then
 		cat "$answer"
-		say "its weights are random, so that was no sense, but every part has worked"
 	else
 		say "the question was not answered (see above); serving all the same"
 	fi
@@ -85,7 +79,6 @@ ask() {
 }
 
 start_daemon
-"$cllm" show "$model" >/dev/null 2>&1 </dev/null || make_model
 ask
 say "serving on $address; Ctrl-C stops it"
 finish

@@ -1,9 +1,6 @@
 #!/usr/bin/env bash
 # Makes the synthetic model of qwen3-0.6b's shape once, in the cache, and prints
 # its file. Its name changes with its maker.
-#
-#   synthmodel.sh           make it if it is missing, print the file
-#   synthmodel.sh --where   print where it is or would be; make nothing
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -17,7 +14,7 @@ die() {
 	exit 1
 }
 
-if [[ ${1:-} != --where && ! -f $file ]]; then
+if [[ ! -f $file ]]; then
 	say "making the synthetic model: $shape's shape, random weights, about 390 MB (a minute or two)"
 	mkdir -p "$dir"
 	rm -f "$dir"/*.part
