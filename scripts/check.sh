@@ -41,7 +41,7 @@ look 'bash -n' shell_syntax
 look sizes go run ./scripts/sizes
 look vet "${cgo[@]}" go vet "${packages[@]}"
 look staticcheck "${cgo[@]}" go run "$staticcheck" "${packages[@]}"
-look 'go test' "${cgo[@]}" go test -timeout=2m "${packages[@]}"
+look 'go test' "${cgo[@]}" go test -short -timeout=2m "${packages[@]}"
 
 if ((${#failed[@]})); then
 	printf 'check: failed: %s\n' "${failed[*]}" >&2

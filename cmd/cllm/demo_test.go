@@ -39,10 +39,14 @@ func serveDemo(t *testing.T, env ...string) *server {
 func user(text string) api.Message      { return api.Message{Role: "user", Content: text} }
 func assistant(text string) api.Message { return api.Message{Role: "assistant", Content: text} }
 
+// longest is more tokens than any answer of the corpus has: what goes on babbles, and
+// a test shall fail of it soon.
+const longest = 200
+
 // chat asks the demo model. Change changes the request before it is sent.
 func (s *server) chat(ctx context.Context, messages []api.Message, change ...func(*api.ChatRequest)) (api.ChatResponse, error) {
 	stream := false
-	req := &api.ChatRequest{Model: "demo", Messages: messages, Stream: &stream}
+	req := &api.ChatRequest{Model: "demo", Messages: messages, Stream: &stream, Options: map[string]any{"num_predict": longest}}
 	for _, c := range change {
 		c(req)
 	}
@@ -66,12 +70,7 @@ func (s *server) mustChat(t *testing.T, messages []api.Message, change ...func(*
 
 // option sets an option of a request.
 func option(name string, value any) func(*api.ChatRequest) {
-	return func(r *api.ChatRequest) {
-		if r.Options == nil {
-			r.Options = map[string]any{}
-		}
-		r.Options[name] = value
-	}
+	return func(r *api.ChatRequest) { r.Options[name] = value }
 }
 
 // together calls f for 0 to n-1, 64 at a time.
