@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -295,6 +296,15 @@ func storm(t *testing.T, workers int) *modelstoretest.Storm {
 	for _, width := range []int{1000, 5000, 20_000, 60_000} {
 		s.Weights = append(s.Weights, ggufFile(t, width, untalkative))
 	}
+	// One pull brings new weights, one brings those that others upload.
+	reg := modelstoretest.NewLoopback(t)
+	s.Pulls = map[string]modelstoretest.Found{}
+	for name, weights := range map[string][]byte{"p:latest": ggufFile(t, 100_000, untalkative), "q:latest": s.Weights[2]} {
+		name, found := reg.AddWithSystem(name, weights, "pulled "+name)
+		s.Pulls[name] = found
+		s.Names = append(s.Names, name)
+	}
+	slices.Sort(s.Names)
 	return s
 }
 

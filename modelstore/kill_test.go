@@ -1,12 +1,15 @@
 package modelstore
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"cllm/modelstore/modelstoretest"
 )
 
 // number reads a variable that make soak sets.
@@ -54,6 +57,7 @@ func TestAProcessKilledAtAnyStepOfManyOperationsLosesNothing(t *testing.T) {
 		}
 		checkFolder(t, dir, s.History)
 		if kill%10 == 9 || kill == kills-1 {
+			finishPulls(t, dir, s)
 			checkPruned(t, dir)
 		}
 		if t.Failed() {
@@ -61,6 +65,21 @@ func TestAProcessKilledAtAnyStepOfManyOperationsLosesNothing(t *testing.T) {
 		}
 	}
 	t.Logf("the store: %d kills, seed %d, nothing lost", kills, seed)
+}
+
+// finishPulls pulls all that may be unfinished, and fails unless it ends whole.
+func finishPulls(t *testing.T, dir string, s *modelstoretest.Storm) {
+	t.Helper()
+	store := openChild(t, dir)
+	for pulled := range s.Pulls {
+		change := s.History.Begin(pulled, s.Pulls[pulled].System, s.Pulls[pulled].Weights)
+		if err := store.Pull(t.Context(), name(t, pulled), true, nil); err != nil {
+			t.Errorf("the pull after the kills: %v", err)
+			return
+		}
+		s.History.Done(change)
+	}
+	checkFolder(t, dir, s.History)
 }
 
 // betweenPrograms tells the errors that two programs on one folder may cause each
@@ -108,4 +127,46 @@ func TestAProcessThatIsKilledLeavesTheFolderToOthers(t *testing.T) {
 		t.Errorf("%v\n%s", state, survivor.stderr.String())
 	}
 	checkPruned(t, dir)
+}
+
+func TestAPullThatIsKilledGoesOnWhereItStopped(t *testing.T) {
+	dir, seed := stormDir(t), seed(t)
+	rng, reg := rand.New(rand.NewPCG(seed, 0)), modelstoretest.NewLoopback(t)
+	weights := ggufFile(t, 1_000_000, untalkative)
+	pulled, want := reg.AddWithSystem("big:latest", weights, "pulled")
+	// Making the files of 64 parts takes 200 steps, then each piece that comes takes one.
+	for _, at := range []int64{240 + rng.Int64N(10), 30 + rng.Int64N(5)} {
+		c := startChild(t, dir, at)
+		if err := c.Pull(t.Context(), pulled, nil); err == nil {
+			t.Fatalf("step %d: the pull ended before the kill", at)
+		}
+		c.end()
+		if f, err := modelstoretest.ReadFolder(dir); err != nil || len(f.Broken)+len(f.Models) > 0 {
+			t.Fatalf("step %d: %v, %q, %v", at, err, f.Broken, f.Models)
+		}
+	}
+	reg.Asked()
+	if err := openChild(t, dir).Pull(t.Context(), name(t, pulled), true, nil); err != nil {
+		t.Fatal(err)
+	}
+	f, err := modelstoretest.ReadFolder(dir)
+	if err != nil || len(f.Broken)+len(f.Spare) > 0 || f.Models[pulled] != want {
+		t.Errorf("%v, %+v", err, f)
+	}
+	asked := 0
+	for _, line := range reg.Asked() {
+		var first, last int
+		if _, span, ranged := strings.Cut(line, " bytes="); ranged {
+			if _, err := fmt.Sscanf(span, "%d-%d", &first, &last); err != nil {
+				t.Fatal(err)
+			}
+			asked += last - first + 1
+		} else if strings.Contains(line, want.Weights) {
+			asked += len(weights)
+		}
+	}
+	if asked == 0 || asked > len(weights)*9/10 {
+		t.Errorf("after two kills %d bytes of %d were asked for", asked, len(weights))
+	}
+	t.Logf("after two kills %d bytes of %d were fetched", asked, len(weights))
 }
