@@ -96,7 +96,7 @@ func TestADaemonKilledAmongManyClientsLosesNothing(t *testing.T) {
 			t.Logf("to see this again: CLLM_SEED=%d scripts/build-llama.sh --exec go test ./cmd/cllm -run '^%s$'", seed, t.Name())
 		}
 	}()
-	kills, rng, home := fromEnv(t, "CLLM_KILLS", 12), rand.New(rand.NewPCG(seed, 0)), stormyHome(t)
+	kills, rng, home := fromEnv(t, "CLLM_KILLS", 24), rand.New(rand.NewPCG(seed, 0)), stormyHome(t)
 	reg := modelstoretest.NewLoopback(t)
 	storm := stormOn(t, reg)
 	for kill := range kills {
