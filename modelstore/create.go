@@ -241,7 +241,21 @@ func (c *creation) write(name Name) error {
 		return err
 	}
 	c.progress(Progress{Status: "writing manifest"})
+	c.hold.uploads = c.req.uploads()
 	return c.hold.commit(name, &m)
+}
+
+// uploads lists the blobs that the request names, each once.
+func (r *CreateRequest) uploads() []Digest {
+	var list []Digest
+	for _, files := range []map[string]string{r.Files, r.Adapters} {
+		for _, text := range files {
+			if d, err := ParseDigest(text); err == nil && !slices.Contains(list, d) {
+				list = append(list, d)
+			}
+		}
+	}
+	return list
 }
 
 // save stores a layer's content, and says what became of it.

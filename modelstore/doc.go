@@ -22,10 +22,12 @@
 // of the file (inode, size, time), so another program's changes are seen at once.
 // All methods of a Store may be used from many goroutines. One lock per Store
 // orders the changes of names; blobs are written outside of it, and are protected
-// from Delete and Prune until the manifest that needs them is there. The lock does
-// not reach other processes: Prune spares everything that is younger than an hour
-// (downloads: a day), and renames keep every file whole for them. Use one Store per
-// folder in a process.
+// from Delete and Prune until the manifest that needs them is there. With the lock
+// goes one on the folder of blobs, for other processes that use this package: no
+// manifest is written while one of them removes blobs. Their blobs are not protected
+// here, so that a Create may fail whose files another process's Delete took away, with
+// an error that says so. Ollama knows no locks: Prune spares everything that is
+// younger than an hour (downloads: a day), and renames keep every file whole.
 //
 // No path outside DIR is ever read or written: names and digests are checked
 // before they become paths, and symbolic links inside manifests and blobs are

@@ -37,8 +37,11 @@ func (p *Pruned) remove(root *os.Root, info fs.FileInfo) error {
 // this process is writing. When any manifest can't be read it removes nothing and
 // returns a *CorruptManifestError.
 func (s *Store) Prune(ctx context.Context) (Pruned, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	done, err := s.change()
+	if err != nil {
+		return Pruned{}, err
+	}
+	defer done()
 	used, err := s.usedForPrune()
 	if err != nil {
 		return Pruned{}, err

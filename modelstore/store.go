@@ -29,8 +29,8 @@ type Store struct {
 
 	// mu orders the changes of names and the removal of blobs, and guards these:
 	mu     sync.Mutex
-	held   map[Digest]int       // blobs that a running Create, Pull or Push needs
-	wanted map[Digest]time.Time // blobs that were just asked for or uploaded
+	held   map[Digest]int  // blobs that a running Create, Pull or Push needs
+	wanted map[Digest]wish // blobs that were just asked for or uploaded
 
 	// cacheMu guards what was read. It is taken after mu, and never for long.
 	cacheMu sync.Mutex
@@ -65,7 +65,7 @@ func Open(dir string, opts ...Option) (*Store, error) {
 		blobs:     folder{path: filepath.Join(dir, "blobs")},
 		now:       time.Now,
 		held:      make(map[Digest]int),
-		wanted:    make(map[Digest]time.Time),
+		wanted:    make(map[Digest]wish),
 		records:   make(map[Name]*record),
 		headers:   make(map[Digest]*header),
 		downloads: make(map[Digest]*download),
