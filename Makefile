@@ -9,7 +9,7 @@ BENCHFLAGS ?=
 # Flags for 'node --test' of the client tests, for example COMPATFLAGS=--test-name-pattern=abort.
 COMPATFLAGS ?=
 
-.PHONY: help setup llama build run test compat check bench clean
+.PHONY: help setup llama build run test compat soak check bench clean
 .NOTPARALLEL:
 
 help: ## Show the targets.
@@ -32,6 +32,9 @@ test: llama ## Run all tests, with the race detector where no C++ is linked.
 
 compat: build ## Run the real clients: the ollama command and npm packages, against a real daemon.
 	@CLLM_COMPAT_CLLM=$(CURDIR)/bin/cllm COMPATFLAGS="$(COMPATFLAGS)" scripts/compat/run.sh
+
+soak: llama ## Kill the daemon and the store 400 times among many clients; nothing may be lost.
+	@scripts/soak.sh
 
 check: llama ## Look for mistakes in under a minute: format, vet, staticcheck, sizes, tests.
 	@scripts/check.sh

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"sync"
 
 	"github.com/gin-gonic/gin"
@@ -40,7 +41,7 @@ func New(o Options) (*Daemon, error) {
 	if d.origins, err = allowOrigins(opts.Origins); err != nil {
 		return nil, err
 	}
-	var storeOptions []modelstore.Option
+	storeOptions := []modelstore.Option{modelstore.WithRegistry(registry(opts))}
 	if opts.NoPrune {
 		storeOptions = append(storeOptions, modelstore.KeepUnused())
 	}
@@ -57,6 +58,20 @@ func New(o Options) (*Daemon, error) {
 		d.log.Warn("there are no aliases", "error", err)
 	}
 	return d, nil
+}
+
+// registry is how the store reaches registries: as an Ollama of our version.
+func registry(o Options) modelstore.Registry {
+	r := modelstore.Registry{
+		Transport: o.transport,
+		UserAgent: fmt.Sprintf("ollama/%s (%s %s) Go/%s", o.Version, runtime.GOARCH, runtime.GOOS, runtime.Version()),
+		Sign:      o.Sign,
+		Streams:   o.Streams,
+	}
+	if o.Network {
+		r.Transport = modelstore.NewTransport()
+	}
+	return r
 }
 
 // Start opens the port and serves until Stop. A daemon starts once.

@@ -40,7 +40,7 @@ func TestLeastNeededModelsGoFirst(t *testing.T) {
 		{name: "more than there is, and nothing to evict", size: 2, free: 1, limit: 1, refused: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, ok := evict(tt.size, tt.free, tt.limit, tt.resident)
+			got, ok := evict(newcomer{size: tt.size}, tt.free, tt.limit, tt.resident)
 			if ok == tt.refused {
 				t.Fatalf("ok = %v", ok)
 			}
@@ -48,5 +48,33 @@ func TestLeastNeededModelsGoFirst(t *testing.T) {
 				t.Errorf("victims (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestSharedWeightsAreCountedOnce(t *testing.T) {
+	sharing := func(weights string, since time.Duration) occupant {
+		return occupant{size: 1, keepAlive: time.Hour, idleSince: time.Now().Add(-since), weights: weights, weightBytes: 10}
+	}
+	three := []occupant{sharing("a", 3), sharing("a", 2), sharing("b", 1)}
+	if got := all(three); got != 23 {
+		t.Errorf("all of them hold %d bytes", got)
+	}
+	for _, tt := range []struct {
+		name string
+		who  newcomer
+		free int64
+		want []int
+		ok   bool
+	}{
+		{"who shares needs its own part only", newcomer{12, "a"}, 2, nil, true},
+		{"who does not needs all", newcomer{12, "c"}, 2, []int{0, 1}, true},
+		{"the first of two tenants frees its own part only", newcomer{5, "c"}, 4, []int{0}, true},
+		{"the weights of the newcomer stay, whoever goes", newcomer{15, "a"}, 3, []int{0, 1}, true},
+		{"not even if all went", newcomer{27, "a"}, 2, nil, false},
+	} {
+		got, ok := evict(tt.who, tt.free, 9, three)
+		if diff := cmp.Diff(tt.want, got); diff != "" || ok != tt.ok {
+			t.Errorf("%s: %v %v", tt.name, got, ok)
+		}
 	}
 }

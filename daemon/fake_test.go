@@ -22,6 +22,7 @@ type fakeLoader struct {
 	engine llmtest.Options
 	embed  llmtest.EmbedOptions
 	size   int64 // of each model
+	shared int64 // bytes of size that others with the same weights share
 	// before, when set, is called by Load and may wait or fail.
 	before func(ctx context.Context, spec LoadSpec, progress func(float32)) error
 
@@ -50,6 +51,7 @@ func (f *fakeLoader) Load(ctx context.Context, spec LoadSpec, progress func(floa
 		Vocab:        llmtest.Vocab{},
 		Context:      4096,
 		Size:         f.size,
+		Weights:      f.shared,
 		OpenEmbedder: f.openEmbedder,
 		Close: func() {
 			f.mu.Lock()

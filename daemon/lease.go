@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -83,6 +84,16 @@ func identity(m *modelstore.Model) string {
 	parts := append([]string{m.ModelPath}, m.AdapterPaths...)
 	parts = append(parts, "projectors")
 	return strings.Join(append(parts, m.ProjectorPaths...), "\x00")
+}
+
+// weightsKey is the same for models that can share weights: those that differ in their
+// adapters only, and are computed in the same place.
+func weightsKey(m *modelstore.Model, o runnerOptions) string {
+	mapped := "as suits"
+	if o.UseMMap != nil {
+		mapped = strconv.FormatBool(*o.UseMMap)
+	}
+	return strings.Join([]string{m.ModelPath, strconv.Itoa(o.NumGPU), strconv.Itoa(o.MainGPU), mapped}, "\x00")
 }
 
 // forEmbeddings reports whether the model was made to give embeddings, not answers.

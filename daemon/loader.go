@@ -33,6 +33,7 @@ type Loader interface {
 // LoadSpec says what to load and how.
 type LoadSpec struct {
 	ModelPath    string   // the GGUF file
+	Weights      string   // loads for which it is the same share one set of weights; "": none does
 	AdapterPaths []string // LoRA, applied to every request
 	Embeddings   bool     // the model was made for embeddings: it needs no engine
 
@@ -50,14 +51,15 @@ type Loaded struct {
 	Vocab   llm.Vocab
 	Context int   // positions of one request, where there is no engine to say it
 	Size    int64 // bytes of weights and buffers, without the KV cache
+	Weights int64 // bytes of Size that loads with the same LoadSpec.Weights share
 	VRAM    int64 // bytes of Size that are on a GPU
 
 	// OpenEmbedder makes an embedder over the same weights; its owner closes it.
 	// nil: the model gives no embeddings.
 	OpenEmbedder func() (llm.Embedder, error)
 
-	// Close frees the weights and the vocabulary. It is called once, after the
-	// engine and the embedders were closed.
+	// Close frees the weights, unless others share them, and the vocabulary. It is
+	// called once, after the engine and the embedders were closed.
 	Close func()
 }
 
@@ -90,6 +92,7 @@ func (r *residency) start(w *waiter, free int64) {
 	r.log.Info("loading model", "model", w.model.Name.DisplayShortest(), "file", w.model.ModelPath, "slots", r.opts.Slots)
 	spec := LoadSpec{
 		ModelPath:    w.model.ModelPath,
+		Weights:      weightsKey(w.model, w.options),
 		AdapterPaths: w.model.AdapterPaths,
 		Embeddings:   w.embeddings,
 		Slots:        r.opts.Slots,

@@ -37,16 +37,24 @@ type memory struct {
 // as available. So the total less what the residents are known to hold bounds it too.
 func (r *residency) room() (free int64, occupants []occupant) {
 	mem := r.opts.memory()
-	free = mem.total
 	for _, m := range r.residents {
-		o := occupant{
+		occupants = append(occupants, occupant{
 			going: m.retiring, busy: m.leases > 0, keepAlive: m.keepAlive, idleSince: m.idleSince,
-			size: m.loaded.Size + m.heldBytes(),
-		}
-		free -= o.size
-		occupants = append(occupants, o)
+			size: m.loaded.Size - m.loaded.Weights + m.heldBytes(), weights: m.weights, weightBytes: m.loaded.Weights,
+		})
 	}
-	return max(min(free, mem.available), 0), occupants
+	return max(min(mem.total-all(occupants), mem.available), 0), occupants
+}
+
+// newBytes is what a model that has just been loaded takes beside the weights that it
+// shares with residents.
+func (r *residency) newBytes(m *resident) int64 {
+	for _, other := range r.residents {
+		if other.weights == m.weights {
+			return m.loaded.Size - m.loaded.Weights
+		}
+	}
+	return m.loaded.Size
 }
 
 // heldBytes is what the model's requests hold beside the weights.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/http"
 	"time"
 
 	"cllm/modelstore"
@@ -20,7 +21,12 @@ type Options struct {
 	Models  string // the model folder
 	NoPrune bool   // keep the blobs that no model needs
 	Loader  Loader // opens models
-	Log     *slog.Logger
+	Network bool   // models may be pulled from and pushed to registries
+
+	Streams int                                                    // parts of a file that are pulled at a time; 16
+	Sign    func(ctx context.Context, data []byte) (string, error) // tells registries who we are
+
+	Log *slog.Logger
 
 	// Demo puts the demo model into the store, if need be, before the first request is
 	// answered; nil: there is none. The daemon serves without it if it fails.
@@ -43,8 +49,9 @@ type Options struct {
 	StopTimeout    time.Duration // answers in progress may take so long to finish when the daemon stops; 10 s
 
 	// The machine; tests put their own here.
-	memory func() memory
-	listen func(address string) (net.Listener, error)
+	memory    func() memory
+	transport http.RoundTripper // to registries
+	listen    func(address string) (net.Listener, error)
 }
 
 const (

@@ -287,11 +287,9 @@ func (r *residency) begin(w *waiter) beginning {
 	}
 	size := w.size + loadReserve
 	free, occupants := r.room()
-	victims, ok := evict(size, free, r.opts.MaxLoaded, occupants)
+	victims, ok := evict(newcomer{size, weightsKey(w.model, w.options)}, free, r.opts.MaxLoaded, occupants)
 	if !ok {
-		for _, o := range occupants {
-			free += o.size
-		}
+		free += all(occupants)
 		r.leaveQueue(w)
 		w.deliver(grant{err: noMemory(size, free)})
 		return loadRefused

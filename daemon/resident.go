@@ -14,6 +14,7 @@ import (
 // end), and is freed when both have ended and no lease is held.
 type resident struct {
 	key     string
+	weights string            // the same for residents that share them
 	options runnerOptions     // it was loaded with
 	model   *modelstore.Model // as the last request named it
 	loaded  *Loaded
@@ -228,12 +229,12 @@ func (e freed) happen(r *residency) {
 // admit makes a loaded model resident and starts its scheduler.
 func (r *residency) admit(l *load, loaded *Loaded) (*resident, error) {
 	m := &resident{
-		key: l.first.key, options: l.first.options, model: l.first.model, loaded: loaded,
+		key: l.first.key, weights: weightsKey(l.first.model, l.first.options), options: l.first.options, model: l.first.model, loaded: loaded,
 		limits: llm.Limits{Context: loaded.Context}, keepAlive: r.opts.KeepAlive, idleSince: time.Now(),
 	}
 	if loaded.Engine != nil {
 		m.limits = loaded.Engine.Limits()
-		m.budget = r.kvBudget(min(l.free-loaded.Size, r.opts.memory().available))
+		m.budget = r.kvBudget(min(l.free-r.newBytes(m), r.opts.memory().available))
 		var err error
 		m.sched, err = scheduler.New(loaded.Engine, loaded.Vocab, scheduler.Options{Queue: r.queue, MemoryBudget: m.budget})
 		if err != nil {

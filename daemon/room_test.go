@@ -57,6 +57,51 @@ func TestMemoryDecidesWhatStays(t *testing.T) {
 	})
 }
 
+func TestModelsThatDifferInTheirAdapterNeedTheWeightsOnce(t *testing.T) {
+	const gib = 1 << 30
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeLoader{size: 5 * gib, shared: 4 * gib}
+		r := startResidency(t, f, func(o *Options) {
+			o.memory = func() memory { return memory{total: 8 * gib, available: 8 * gib} }
+		})
+		plain := testModel(t, "plain", 4*gib)
+		adapted, other := *plain, testModel(t, "other", 4*gib)
+		adapted.Name.Model, adapted.AdapterPaths = "adapted", []string{testModel(t, "adapter", gib).ModelPath}
+		use(t, r, plain, auto, nil)
+		time.Sleep(time.Second)
+		use(t, r, &adapted, auto, nil)
+		wantResident(t, r, "plain adapted")
+		specs := f.loads()
+		if len(specs) != 2 || specs[0].Weights == "" || specs[0].Weights != specs[1].Weights {
+			t.Errorf("loads %+v", specs)
+		}
+		// Other weights, and the same ones elsewhere, are not the same.
+		use(t, r, other, auto, nil)
+		wantResident(t, r, "other")
+		use(t, r, plain, runnerOptions{NumGPU: 0}, nil)
+		wantResident(t, r, "plain")
+		specs = f.loads()
+		if specs[2].Weights == specs[0].Weights || specs[3].Weights == specs[0].Weights {
+			t.Errorf("loads %+v", specs)
+		}
+	})
+}
+
+func TestModelsThatDifferInTheirTextsShareAllButThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeLoader{}
+		r := startResidency(t, f)
+		plain := testModel(t, "plain", 1)
+		poet := plain.With("You are a poet.", map[string]any{"temperature": 1.5})
+		a, b := mustAcquire(t, r, plain, auto, nil), mustAcquire(t, r, poet, auto, nil)
+		defer a.release()
+		defer b.release()
+		if n := len(f.loads()); n != 1 || a.sched != b.sched || a.model.System == b.model.System {
+			t.Errorf("%d loads", n)
+		}
+	})
+}
+
 func TestKVBudgetIsAShareOfWhatIsFree(t *testing.T) {
 	const gib = 1 << 30
 	synctest.Test(t, func(t *testing.T) {

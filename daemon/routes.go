@@ -41,6 +41,8 @@ func (d *Daemon) routes(bound net.Addr) http.Handler {
 	r.POST("/api/copy", d.limitBody, d.copy)
 	r.DELETE("/api/delete", d.limitBody, d.delete)
 	r.POST("/api/create", d.limitBody, d.create)
+	r.POST("/api/pull", d.limitBody, d.pull)
+	r.POST("/api/push", d.limitBody, d.push)
 	r.HEAD("/api/blobs/:digest", d.hasBlob)
 	r.POST("/api/blobs/:digest", d.uploadBlob)
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // HasBlob reports whether the store has the blob. One that it has is then kept for
@@ -17,7 +18,7 @@ func (s *Store) HasBlob(d Digest) (bool, error) {
 	_, err := s.statBlob(d)
 	switch {
 	case err == nil:
-		s.wanted[d] = s.now()
+		s.want(d)
 		return true, nil
 	case isNotExist(err):
 		return false, nil
@@ -36,19 +37,37 @@ func (s *Store) WriteBlob(ctx context.Context, d Digest, r io.Reader) error {
 	if there, err := s.HasBlob(d); there || err != nil {
 		return err
 	}
-	s.want(d)
-	if err := s.storeBlob(ctx, d, r); err != nil {
-		return err
+	h := &hold{store: s}
+	h.add(d)
+	err := s.storeBlob(ctx, d, r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h.release()
+	if err == nil {
+		s.want(d)
 	}
-	s.want(d)
-	return nil
+	return err
+}
+
+// wish is for a blob to stay, of as many clients as have asked for it or uploaded it
+// and have not made a model of it yet.
+type wish struct {
+	clients int
+	since   time.Time // of the last one
 }
 
 // want keeps a blob from being removed for an hour, or until a Create has used it.
-func (s *Store) want(d Digest) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.wanted[d] = s.now()
+// s.mu is held.
+func (s *Store) want(d Digest) { s.wanted[d] = wish{s.wanted[d].clients + 1, s.now()} }
+
+// unwant takes back one want. s.mu is held.
+func (s *Store) unwant(d Digest) {
+	w := s.wanted[d]
+	if w.clients--; w.clients <= 0 {
+		delete(s.wanted, d)
+		return
+	}
+	s.wanted[d] = w
 }
 
 // storeBlob writes a blob. Something must protect it from being removed.
@@ -87,8 +106,8 @@ func (s *Store) protected(d Digest) bool {
 	if s.held[d] > 0 {
 		return true
 	}
-	since, wanted := s.wanted[d]
-	if wanted && s.now().Sub(since) > youngBlob {
+	w, wanted := s.wanted[d]
+	if wanted && s.now().Sub(w.since) > youngBlob {
 		delete(s.wanted, d)
 		return false
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"slices"
 )
 
 // Copy makes dst a second name of the model src. The errors are *InvalidNameError
@@ -17,8 +18,11 @@ func (s *Store) Copy(src, dst Name) error {
 	if dst, err = valid(dst); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	done, err := s.change()
+	if err != nil {
+		return err
+	}
+	defer done()
 	root, err := s.manifests.open()
 	if isNotExist(err) {
 		return &NotFoundError{Name: src}
@@ -58,8 +62,11 @@ func (s *Store) Delete(n Name) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	done, err := s.change()
+	if err != nil {
+		return err
+	}
+	defer done()
 	root, err := s.manifests.open()
 	if isNotExist(err) {
 		return &NotFoundError{Name: n}
@@ -173,8 +180,9 @@ func (s *Store) used(root *os.Root) (map[Digest]bool, *CorruptManifestError, err
 
 // hold keeps blobs from being removed while a model is made of them.
 type hold struct {
-	store *Store
-	list  []Digest
+	store   *Store
+	list    []Digest
+	uploads []Digest // what was uploaded for the model, each once
 }
 
 // add holds a blob from now on.
@@ -209,8 +217,15 @@ func (h *hold) drop(d Digest) {
 // were created for it. What was uploaded stays for another try.
 func (h *hold) abandon(created []Digest) {
 	s := h.store
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	done, err := s.change()
+	if err != nil {
+		slog.Warn("the leftovers of a model that was not made stay until the next start", "error", err)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		h.release()
+		return
+	}
+	defer done()
 	h.release()
 	root, err := s.manifests.open()
 	if err != nil {
@@ -270,14 +285,25 @@ func (h *hold) base(n Name) (*record, error) {
 
 // commit makes n stand for the manifest, all of whose blobs are held.
 func (h *hold) commit(n Name, m *manifest) error {
-	s := h.store
 	raw, err := m.encode()
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	return h.commitBytes(n, m, raw)
+}
+
+// commitBytes is commit of a manifest that is written in other bytes.
+func (h *hold) commitBytes(n Name, m *manifest, raw []byte) error {
+	s := h.store
+	done, err := s.change()
+	if err != nil {
+		return err
+	}
+	defer done()
 	for _, d := range m.digests() {
+		if d.IsZero() {
+			continue
+		}
 		// Another program may have removed it.
 		if _, err := s.statBlob(d); err != nil {
 			return s.blobError(Name{}, d, err)
@@ -294,10 +320,13 @@ func (h *hold) commit(n Name, m *manifest) error {
 	if err := s.replaceManifest(root, n, raw, h); err != nil {
 		return err
 	}
-	// What became a part of a model is not waited for any more. Other uploads are:
-	// the source of a quantization may be used again.
-	for _, d := range m.digests() {
-		delete(s.wanted, d)
+	// An upload that became a part of its model is not waited for any more. Others are:
+	// the source of a quantization may be used again, and so may what other clients
+	// have uploaded at the same time.
+	for _, d := range h.uploads {
+		if slices.Contains(m.digests(), d) {
+			s.unwant(d)
+		}
 	}
 	return nil
 }

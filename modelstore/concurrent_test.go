@@ -129,7 +129,7 @@ func TestASweepLeavesFilesThatAreJustBeingMade(t *testing.T) {
 }
 
 // thousand makes a folder of a thousand models that were written long ago.
-func thousand(b *testing.B) *Store {
+func thousand(b testing.TB) *Store {
 	dir := b.TempDir()
 	s := openStore(b, dir)
 	createSmall(b, s, "m0", 8)
@@ -142,6 +142,22 @@ func thousand(b *testing.B) *Store {
 	}
 	ageAll(b, filepath.Join(dir, "manifests"), time.Hour)
 	return openStore(b, dir)
+}
+
+// What a list costs is counted in allocations, of which another load makes no more. To
+// walk the folders takes 65 for each model, and to read the manifests 90 more.
+func TestAWarmListOfAThousandModelsReadsNoModelAgain(t *testing.T) {
+	s := thousand(t)
+	list := func() {
+		if list, err := s.List(); err != nil || len(list) != 1000 {
+			t.Fatal(len(list), err)
+		}
+	}
+	cold := testing.AllocsPerRun(1, func() { s = openStore(t, s.dir); list() })
+	warm := testing.AllocsPerRun(3, list)
+	if t.Logf("%.0f allocations cold, %.0f warm", cold, warm); warm > 80_000 || warm > cold/2 {
+		t.Errorf("a warm list makes %.0f allocations, a cold one %.0f", warm, cold)
+	}
 }
 
 func BenchmarkList1000(b *testing.B) {

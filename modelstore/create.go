@@ -19,12 +19,12 @@ type CreateRequest struct {
 	Name Name
 
 	From  string            // name of a model in the store; or
-	Files map[string]string // file name → digest of an uploaded blob, GGUF only
+	Files map[string]string // file name → digest of an uploaded blob: GGUF files, or a folder with safetensors files
 
 	// RemoteHost, with From, makes a model that runs under that name on another host.
 	RemoteHost string
 
-	Adapters map[string]string // file name → digest; one GGUF LoRA at most
+	Adapters map[string]string // file name → digest: one GGUF file, or a folder with safetensors files
 
 	Template   string
 	System     string
@@ -39,8 +39,7 @@ type CreateRequest struct {
 	Quantization string // target type, such as "Q4_K_M"; "" leaves the weights as they are
 
 	// Quantize writes the model in the GGUF file src to the file dst, which exists,
-	// quantized to typ ("F16", "F32", "BF16", "Q4_K_S", "Q4_K_M", "Q8_0"), and reports
-	// bytes done of total, from the goroutine that it was called in. It is called only
+	// quantized to typ (llama.cpp's name, such as "Q4_K_M"), and reports bytes done of total, from the goroutine that it was called in. It is called only
 	// when Quantization asks for another type than the weights have.
 	Quantize func(ctx context.Context, src, dst, typ string, progress func(done, total int64)) error
 }
@@ -242,7 +241,21 @@ func (c *creation) write(name Name) error {
 		return err
 	}
 	c.progress(Progress{Status: "writing manifest"})
+	c.hold.uploads = c.req.uploads()
 	return c.hold.commit(name, &m)
+}
+
+// uploads lists the blobs that the request names, each once.
+func (r *CreateRequest) uploads() []Digest {
+	var list []Digest
+	for _, files := range []map[string]string{r.Files, r.Adapters} {
+		for _, text := range files {
+			if d, err := ParseDigest(text); err == nil && !slices.Contains(list, d) {
+				list = append(list, d)
+			}
+		}
+	}
+	return list
 }
 
 // save stores a layer's content, and says what became of it.

@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/ollama/ollama/api"
 	"github.com/ollama/ollama/format"
-	"github.com/ollama/ollama/fs/ggml"
 )
 
 // encodeJSON encodes as Ollama does, with a line end.
@@ -83,82 +81,6 @@ func (c *creation) describe() {
 		or(&c.config.FileType, l.info.FileType)
 		c.config.ModelFamilies = append(c.config.ModelFamilies, l.info.Architecture)
 	}
-}
-
-// quantize replaces the weights by quantized ones, if the request asks for it.
-func (c *creation) quantize() error {
-	want := strings.ToUpper(c.req.Quantization)
-	if want == "" {
-		return nil
-	}
-	for i, l := range c.layers {
-		if l.info == nil || l.MediaType != mediaModel {
-			continue
-		}
-		kind, err := ggml.ParseFileType(want)
-		if err != nil {
-			return badRequestf("%w", err)
-		}
-		if l.info.FileType != "F16" && l.info.FileType != "F32" {
-			return badRequestf("quantization is only supported for F16 and F32 models")
-		}
-		if l.info.FileType == kind.String() {
-			continue
-		}
-		if c.layers[i], err = c.quantizeLayer(l, kind.String(), want); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// quantizeLayer makes a new layer of weights. want is the type as the request names it.
-func (c *creation) quantizeLayer(l *newLayer, typ, want string) (*newLayer, error) {
-	if c.req.Quantize == nil {
-		return nil, badRequestf("this program can't quantize: quantize the model with llama.cpp's llama-quantize and create it from the result")
-	}
-	s, what := c.store, "quantizing the model"
-	t, err := s.blobs.newTemp(blobTemp)
-	if err != nil {
-		return nil, s.writeError(what, err)
-	}
-	defer t.discard()
-	err = c.req.Quantize(c.ctx, s.BlobPath(l.Digest), t.path(), typ, func(done, total int64) {
-		c.progress(Progress{
-			Status: fmt.Sprintf("quantizing %s model to %s", l.info.FileType, want),
-			Digest: "0000000000000000000", Total: l.Size, Completed: share(done, total, l.Size),
-		})
-	})
-	if err != nil {
-		return nil, s.writeError(what, err)
-	}
-	c.progress(Progress{Status: "verifying conversion"})
-	d, size, err := t.rehash(c.ctx)
-	if err != nil {
-		return nil, s.writeError(what, err)
-	}
-	c.hold.add(d)
-	if err := t.publish(d.file()); err != nil {
-		return nil, s.writeError(what, err)
-	}
-	c.created = append(c.created, d)
-	h, err := s.header(Name{}, d)
-	if err != nil {
-		return nil, fmt.Errorf("%s: the result can't be read: %w", what, err)
-	}
-	return &newLayer{
-		layer:  layer{MediaType: l.MediaType, Digest: d, Size: size},
-		info:   h.info,
-		status: "creating new layer " + d.String(),
-	}, nil
-}
-
-// share scales done of total to size.
-func share(done, total, size int64) int64 {
-	if total <= 0 {
-		return 0
-	}
-	return int64(float64(min(done, total)) / float64(total) * float64(size))
 }
 
 // applyTexts adds what the request gives besides weights.

@@ -152,23 +152,33 @@ func (c *creation) fromFiles() error {
 	case err != nil:
 		return err
 	case kind == safetensorsFiles:
-		return badRequestf("safetensors files can't be turned into a model here yet: convert them to a GGUF file with llama.cpp's convert_hf_to_gguf.py first")
+		return c.fromSafetensors()
 	case kind == unknownFiles:
 		return ErrUnknownType
 	}
-	var models []string
+	var models, parts []string
 	for _, n := range slices.Sorted(maps.Keys(c.req.Files)) {
-		l, err := c.uploaded(c.req.Files[n])
-		if err != nil {
+		l, split, err := c.uploaded(c.req.Files[n])
+		switch {
+		case err != nil:
 			return err
-		}
-		if l.MediaType == mediaModel {
+		case split:
+			parts = append(parts, n)
+		case l.MediaType == mediaModel:
 			models = append(models, n)
 			// The weights come first: they give the model its family.
 			c.layers = slices.Insert(c.layers, 0, l)
-		} else {
+		default:
 			c.layers = append(c.layers, l)
 		}
+	}
+	if len(parts) > 0 {
+		l, err := c.merge(parts)
+		if err != nil {
+			return err
+		}
+		models = append(models, parts[0])
+		c.layers = slices.Insert(c.layers, 0, l)
 	}
 	switch len(models) {
 	case 0:
@@ -180,25 +190,29 @@ func (c *creation) fromFiles() error {
 	}
 }
 
-// uploaded makes a layer of an uploaded GGUF file, of the type that the file says.
-func (c *creation) uploaded(digest string) (*newLayer, error) {
+// uploaded makes a layer of an uploaded GGUF file, of the type that the file says. Of
+// a part of a model that was split it makes none.
+func (c *creation) uploaded(digest string) (l *newLayer, split bool, err error) {
 	c.progress(Progress{Status: "parsing GGUF"})
 	d, err := ParseDigest(digest)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	c.hold.add(d)
 	h, err := c.store.header(Name{}, d)
 	if err != nil {
-		return nil, uploadError(err)
+		return nil, false, uploadError(err)
 	}
 	stat, err := c.store.statBlob(d)
 	if err != nil {
-		return nil, c.store.blobError(Name{}, d, err)
+		return nil, false, c.store.blobError(Name{}, d, err)
 	}
 	c.hold.renew(d)
+	if h.parts > 1 {
+		return nil, true, nil
+	}
 	if err := usable(h); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	mediaType := mediaModel
 	switch {
@@ -210,7 +224,7 @@ func (c *creation) uploaded(digest string) (*newLayer, error) {
 	return &newLayer{
 		layer: layer{MediaType: mediaType, Digest: d, Size: stat.Size(), From: c.store.BlobPath(d)},
 		info:  h.info,
-	}, nil
+	}, false, nil
 }
 
 // uploadError turns the error of reading an uploaded GGUF file into the caller's.
@@ -229,37 +243,10 @@ func uploadError(err error) error {
 // usable refuses files that no engine could load.
 func usable(h *header) error {
 	switch {
-	case h.parts > 1:
-		return badRequestf("the GGUF file is one of %d parts: merge them into one file with llama.cpp's llama-gguf-split --merge first", h.parts)
 	case h.info.Architecture == "":
 		return badRequestf("the GGUF file names no architecture (general.architecture): it holds no model that can be run")
 	case len(h.info.Tensors) == 0:
 		return badRequestf("the GGUF file holds no tensors: it is a vocabulary or a part of a model, and can't be run")
-	}
-	return nil
-}
-
-// addAdapter adds the uploaded adapter.
-func (c *creation) addAdapter() error {
-	switch kind, err := c.kindOf(c.req.Adapters); {
-	case err != nil:
-		return err
-	case kind == safetensorsFiles:
-		return badRequestf("safetensors adapters can't be used here yet: convert them to a GGUF file with llama.cpp's convert_lora_to_gguf.py first")
-	case kind == unknownFiles:
-		return ErrUnknownType
-	case len(c.req.Adapters) > 1:
-		return ErrOnlyOneAdapter
-	}
-	for _, digest := range c.req.Adapters {
-		l, err := c.uploaded(digest)
-		if err != nil {
-			return err
-		}
-		if l.MediaType != mediaAdapter {
-			return badRequestf("the adapter's GGUF file is no adapter (general.type is %q)", l.info.Kind)
-		}
-		c.layers = append(c.layers, l)
 	}
 	return nil
 }

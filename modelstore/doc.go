@@ -12,14 +12,22 @@
 // A crash therefore leaves whole models and garbage, and nothing in between; the
 // garbage goes when the store is opened or pruned.
 //
+// A pull writes each blob to its -partial file, many parts at a time, and notes beside
+// it how far each part is: the next pull goes on there, this program's or Ollama's.
+// Data is hashed as it comes; only what is verified becomes a blob, and the model's
+// name comes last. Pulls of one blob share its download, which ends with the last of
+// them. A registry is reached through the http.RoundTripper of Registry alone.
+//
 // The file system owns all state. A Store caches what it has read, by the identity
 // of the file (inode, size, time), so another program's changes are seen at once.
 // All methods of a Store may be used from many goroutines. One lock per Store
 // orders the changes of names; blobs are written outside of it, and are protected
-// from Delete and Prune until the manifest that needs them is there. The lock does
-// not reach other processes: Prune spares everything that is younger than an hour
-// (downloads: a day), and renames keep every file whole for them. Use one Store per
-// folder in a process.
+// from Delete and Prune until the manifest that needs them is there. With the lock
+// goes one on the folder of blobs, for other processes that use this package: no
+// manifest is written while one of them removes blobs. Their blobs are not protected
+// here, so that a Create may fail whose files another process's Delete took away, with
+// an error that says so. Ollama knows no locks: Prune spares everything that is
+// younger than an hour (downloads: a day), and renames keep every file whole.
 //
 // No path outside DIR is ever read or written: names and digests are checked
 // before they become paths, and symbolic links inside manifests and blobs are

@@ -243,6 +243,8 @@ func (s *Store) writeError(what string, err error) error {
 		return &readOnlyError{s.dir, err}
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("%s: %w: free some space on the disk of %s, or set OLLAMA_MODELS to a folder on another one", what, err, s.dir)
+	case errors.Is(err, syscall.EFBIG):
+		return fmt.Errorf("%s: %w: lift the limit on the size of files (ulimit -f), or set OLLAMA_MODELS to a folder on a disk that takes larger ones", what, err)
 	default:
 		return fmt.Errorf("%s: %w", what, err)
 	}

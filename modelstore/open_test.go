@@ -40,7 +40,8 @@ func TestOpenTidiesUp(t *testing.T) {
 		"sha256:" + a: 0, "sha256:" + b + "-partial": 0, // of the old form
 		"tmp-CRASHED":   0,                                        // nobody holds its lock
 		"sha256-123456": 2 * time.Hour, "sha256-9": time.Hour / 2, // Ollama's
-		"sha256-" + a + "-partial-0": 48 * time.Hour, "notes.txt": 48 * time.Hour,
+		"sha256-" + a + "-partial-0": 0, // of a download that has become a blob
+		"sha256-" + b + "-partial-0": 48 * time.Hour, "notes.txt": 48 * time.Hour,
 	} {
 		writeFile(t, filepath.Join(blobs, name), "x")
 		age(t, filepath.Join(blobs, name), old)
@@ -48,7 +49,7 @@ func TestOpenTidiesUp(t *testing.T) {
 	writeFile(t, filepath.Join(dir, "manifests", ".tmp-CRASHED"), "x")
 	openStore(t, dir)
 	want := []string{
-		"blobs/notes.txt", "blobs/sha256-9", "blobs/sha256-" + a, "blobs/sha256-" + a + "-partial-0", "blobs/sha256-" + b + "-partial",
+		"blobs/notes.txt", "blobs/sha256-9", "blobs/sha256-" + a, "blobs/sha256-" + b + "-partial", "blobs/sha256-" + b + "-partial-0",
 	}
 	if diff := cmp.Diff(want, paths(t, dir)); diff != "" {
 		t.Error(diff)

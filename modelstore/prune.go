@@ -37,8 +37,11 @@ func (p *Pruned) remove(root *os.Root, info fs.FileInfo) error {
 // this process is writing. When any manifest can't be read it removes nothing and
 // returns a *CorruptManifestError.
 func (s *Store) Prune(ctx context.Context) (Pruned, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	done, err := s.change()
+	if err != nil {
+		return Pruned{}, err
+	}
+	defer done()
 	used, err := s.usedForPrune()
 	if err != nil {
 		return Pruned{}, err
@@ -80,9 +83,9 @@ func (s *Store) usedForPrune() (map[Digest]bool, error) {
 	return used, nil
 }
 
-// download matches the files of a download that can go on: the data, and what is
+// downloadFile matches the files of a download that can go on: the data, and what is
 // known of its parts.
-var download = regexp.MustCompile(`^sha256-[0-9a-fA-F]{64}-partial(-\d+)?$`)
+var downloadFile = regexp.MustCompile(`^sha256-[0-9a-fA-F]{64}-partial(-\d+)?$`)
 
 // prunable reports whether a file in the folder of blobs can go. s.mu is held.
 func (s *Store) prunable(root *os.Root, info fs.FileInfo, used map[Digest]bool) bool {
@@ -90,7 +93,7 @@ func (s *Store) prunable(root *os.Root, info fs.FileInfo, used map[Digest]bool) 
 	switch d, err := ParseDigest(name); {
 	case err == nil:
 		return age > youngBlob && !used[d] && !s.protected(d)
-	case download.MatchString(name):
+	case downloadFile.MatchString(name):
 		// The data is written to later than what is known of its finished parts.
 		data := name[:strings.Index(name, "-partial")+len("-partial")]
 		if info, err := root.Lstat(data); err == nil {
@@ -116,6 +119,8 @@ func (s *Store) sweep() (pruned Pruned, err error) {
 		switch name := info.Name(); {
 		case strings.HasPrefix(name, blobTemp):
 			return leftover(root, info)
+		case stale(root, name):
+			return pruned.remove(root, info)
 		case foreignTemp.MatchString(name) && s.now().Sub(info.ModTime()) > youngBlob:
 			return pruned.remove(root, info)
 		}

@@ -24,17 +24,21 @@ type Store struct {
 	manifests  folder
 	blobs      folder
 	keepUnused bool
+	registry   Registry
 	now        func() time.Time
 
 	// mu orders the changes of names and the removal of blobs, and guards these:
 	mu     sync.Mutex
-	held   map[Digest]int       // blobs that a running Create needs
-	wanted map[Digest]time.Time // blobs that were just asked for or uploaded
+	held   map[Digest]int  // blobs that a running Create, Pull or Push needs
+	wanted map[Digest]wish // blobs that were just asked for or uploaded
 
 	// cacheMu guards what was read. It is taken after mu, and never for long.
 	cacheMu sync.Mutex
 	records map[Name]*record
 	headers map[Digest]*header
+
+	downloadsMu sync.Mutex
+	downloads   map[Digest]*download // those that run
 }
 
 // Option changes how a store behaves.
@@ -61,9 +65,10 @@ func Open(dir string, opts ...Option) (*Store, error) {
 		blobs:     folder{path: filepath.Join(dir, "blobs")},
 		now:       time.Now,
 		held:      make(map[Digest]int),
-		wanted:    make(map[Digest]time.Time),
+		wanted:    make(map[Digest]wish),
 		records:   make(map[Name]*record),
 		headers:   make(map[Digest]*header),
+		downloads: make(map[Digest]*download),
 	}
 	for _, o := range opts {
 		o(s)

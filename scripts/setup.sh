@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the build needs and this machine lacks: with apt where there is
 # apt, else it says what to install. Go itself is the user's. With --numpy it installs
-# what scripts/demomodel needs instead.
+# what scripts/demomodel needs instead, with --npm what the client tests need, with
+# --registry the registry that pulls and pushes are tested with.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -87,6 +88,14 @@ fi
 if [[ ${1:-} == --npm ]]; then
 	have apt-get || die "please install Node.js 18.19 or newer with npm, then try again; this system has no apt"
 	install_packages npm || die "apt could not install npm (see above); install Node.js and npm by hand and try again"
+	exit
+fi
+
+# The registry that the tests of modelstore start, each with a port and a folder of its own.
+if [[ ${1:-} == --registry ]]; then
+	! have docker-registry || exit 0
+	have apt-get || die "please install docker-registry (github.com/distribution/distribution 2.8) into the PATH, then try again; this system has no apt"
+	install_packages docker-registry || die "apt could not install docker-registry (see above); install it by hand and try again"
 	exit
 fi
 

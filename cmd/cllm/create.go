@@ -113,8 +113,13 @@ func components(ctx context.Context, modelfile *parser.Modelfile, dir string) (*
 	var req *api.CreateRequest
 	made := make(chan error, 1)
 	go func() {
-		var err error
-		req, err = modelfile.CreateRequest(dir)
+		adapter, err := adapterFolder(modelfile, dir)
+		if err == nil {
+			req, err = modelfile.CreateRequest(dir)
+		}
+		if err == nil && adapter != nil {
+			req.Adapters = adapter
+		}
 		made <- err
 	}()
 	select {

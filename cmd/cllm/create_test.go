@@ -208,3 +208,32 @@ func FuzzModelfiles(f *testing.F) {
 		}
 	})
 }
+
+func TestCreateUploadsFoldersOfModelsAndAdapters(t *testing.T) {
+	const weights, more, config, lora, about = "\x01weights", "\x02weights", `{"a":1}`, "\x03lora", `{"r":1}`
+	dir := writeFiles(t, map[string]string{
+		"base/model-00001-of-00002.safetensors": weights, "base/model-00002-of-00002.safetensors": more, "base/config.json": config,
+		"lora/adapter_model.safetensors": lora, "lora/adapter_config.json": about, "lora/README.md": "not sent",
+		"Modelfile": "FROM ./base\nADAPTER ./lora\n",
+	})
+	routes := map[string]http.HandlerFunc{"POST /api/create": created}
+	for _, content := range []string{weights, more, config, lora, about} {
+		routes["POST /api/blobs/"+digestOf(content)] = fails(201, "")
+	}
+	d := newDaemon(t, routes)
+	got := cllm("", "create", "mine", "-f", filepath.Join(dir, "Modelfile"))
+	if got.Code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	var req struct{ Files, Adapters map[string]string }
+	if err := json.Unmarshal([]byte(d.asked("POST /api/create")[0]), &req); err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{
+		"model-00001-of-00002.safetensors": digestOf(weights), "model-00002-of-00002.safetensors": digestOf(more), "config.json": digestOf(config),
+	}
+	adapters := map[string]string{"adapter_model.safetensors": digestOf(lora), "adapter_config.json": digestOf(about)}
+	if diff := cmp.Diff(files, req.Files) + cmp.Diff(adapters, req.Adapters); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/ollama/ollama/auth"
 	"github.com/ollama/ollama/envconfig"
 	"github.com/spf13/cobra"
 
@@ -33,6 +34,8 @@ var serveEnv = []struct{ name, meaning string }{
 	{"OLLAMA_FLASH_ATTENTION", "true or false (default: where the device can)"},
 	{"OLLAMA_ORIGINS", "more origins that browsers may come from, separated by commas"},
 	{"OLLAMA_NOPRUNE", "keep files of the model folder that no model needs"},
+	{"OLLAMA_MAX_TRANSFER_STREAMS", "parts of a file that are pulled at a time (default 16)"},
+	{"HTTPS_PROXY, HTTP_PROXY, NO_PROXY", "proxies on the way to registries, and hosts to reach without"},
 	{"OLLAMA_DEBUG", "log more: 1 or 2"},
 	{"CLLM_NODEMO", "don't put the demo model into a model folder that has no model 'demo'"},
 	{"CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES, GGML_VK_VISIBLE_DEVICES", "GPUs that may be used"},
@@ -47,9 +50,8 @@ const serveEnvIgnored = `Without effect here:
                                  they are about Ollama's own engines
   OLLAMA_NO_CLOUD, OLLAMA_REMOTES, OLLAMA_AUTH, OLLAMA_CLOUD_BASE_URL
                                  Ollama's cloud is always off
-  HTTP_PROXY, HTTPS_PROXY, NO_PROXY, OLLAMA_MAX_TRANSFER_STREAMS,
   OLLAMA_REGISTRY_MAXSTREAMS, OLLAMA_EXPERIMENT
-                                 nothing is fetched
+                                 they are about another way to pull, which Ollama gave up
   OLLAMA_DEBUG_LOG_REQUESTS      bodies of requests are not logged
   OLLAMA_EDITOR, OLLAMA_NOHISTORY
                                  they are for 'cllm run'
@@ -120,6 +122,9 @@ func serveOptions(log *slog.Logger) (daemon.Options, error) {
 	var aliases string
 	if home, err := os.UserHomeDir(); err == nil {
 		aliases = filepath.Join(home, ".ollama", "server.json")
+		if err := makeKey(home); err != nil {
+			log.Warn("there is no key to show to registries: public models can be pulled, nothing can be pushed", "error", err)
+		}
 	} else if envconfig.Var("OLLAMA_MODELS") == "" {
 		return daemon.Options{}, fmt.Errorf("there is no home folder for the models: set OLLAMA_MODELS (%w)", err)
 	}
@@ -141,6 +146,9 @@ func serveOptions(log *slog.Logger) (daemon.Options, error) {
 		Models:        envconfig.Models(),
 		NoPrune:       envconfig.NoPrune(),
 		Loader:        loader,
+		Network:       true,
+		Streams:       int(min(envconfig.Uint("OLLAMA_MAX_TRANSFER_STREAMS", 0)(), 64)),
+		Sign:          auth.Sign,
 		Log:           log,
 		Slots:         int(envconfig.Uint("OLLAMA_NUM_PARALLEL", 0)()),
 		MaxQueue:      int(envconfig.MaxQueue()),

@@ -25,7 +25,9 @@ func TestServeReadsOllamasVariables(t *testing.T) {
 	t.Setenv("OLLAMA_ORIGINS", "https://chat.example")
 	t.Setenv("OLLAMA_NOPRUNE", "1")
 	t.Setenv("OLLAMA_NO_CLOUD", "1")
-	t.Setenv("HOME", "/home/someone")
+	t.Setenv("OLLAMA_MAX_TRANSFER_STREAMS", "4")
+	home := t.TempDir()
+	t.Setenv("HOME", home)
 	log := slog.New(slog.DiscardHandler)
 	o, err := serveOptions(log)
 	if err != nil {
@@ -35,7 +37,10 @@ func TestServeReadsOllamasVariables(t *testing.T) {
 		o.ContextLength != 8192 || !o.NoPrune || o.KeepAlive != 5*time.Minute || o.Version != version || o.Slots != 0 {
 		t.Errorf("options: %+v", o)
 	}
-	if o.Aliases != "/home/someone/.ollama/server.json" || o.CloudOff != "env" {
+	if !o.Network || o.Streams != 4 || o.Sign == nil {
+		t.Errorf("registries: %+v", o)
+	}
+	if o.Aliases != home+"/.ollama/server.json" || o.CloudOff != "env" {
 		t.Errorf("aliases in %q, cloud off by %q", o.Aliases, o.CloudOff)
 	}
 	if o.Origins[0] != "https://chat.example" || len(o.Origins) < 10 {
@@ -99,6 +104,7 @@ func (w *watch) Write(p []byte) (int, error) {
 func TestServeListensAndEndsWithItsContext(t *testing.T) {
 	before := slog.Default()
 	defer slog.SetDefault(before)
+	t.Setenv("HOME", t.TempDir())
 	t.Setenv("OLLAMA_HOST", "127.0.0.1:0")
 	t.Setenv("OLLAMA_MODELS", t.TempDir())
 	ctx, cancel := context.WithCancel(t.Context())

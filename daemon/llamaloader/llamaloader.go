@@ -43,6 +43,7 @@ type Loader struct {
 	kvType  llama.KVType
 	flash   llama.FlashAttention
 	unified bool
+	pool    pool
 }
 
 var _ daemon.Loader = (*Loader)(nil)
@@ -74,23 +75,20 @@ func New(o Options) (*Loader, error) {
 // Load reads the weights and makes a context with room for all sequences, or of a
 // model for embeddings an embedder.
 func (l *Loader) Load(ctx context.Context, spec daemon.LoadSpec, progress func(float32)) (*daemon.Loaded, error) {
-	before := gpuFree()
-	model, err := llama.LoadModel(ctx, spec.ModelPath, llama.ModelOptions{
-		GPULayers: spec.GPU,
-		MainGPU:   spec.MainGPU,
-		UseMmap:   spec.UseMMap,
-		Progress:  progress,
-	})
+	set, err := l.weightSet(ctx, spec, progress)
 	if err != nil {
 		return nil, fmt.Errorf("unable to load model: %w", err)
 	}
-	w := &weights{Loader: l, model: model, spec: spec}
+	model := set.model
+	before := gpuFree()
+	w := &weights{Loader: l, set: set, model: model, spec: spec}
 	engine, err := w.prepare(ctx)
 	if err != nil {
 		w.close()
 		return nil, fmt.Errorf("unable to load model: %w", err)
 	}
-	size := int64(model.Info().Size)
+	bytes := int64(model.Info().Size)
+	size := bytes
 	for _, path := range spec.AdapterPaths {
 		if info, err := os.Stat(path); err == nil {
 			size += info.Size()
@@ -99,7 +97,8 @@ func (l *Loader) Load(ctx context.Context, spec daemon.LoadSpec, progress func(f
 	loaded := &daemon.Loaded{
 		Vocab:        model.Vocab(),
 		Size:         size,
-		VRAM:         min(size, max(before-gpuFree(), 0)),
+		Weights:      bytes,
+		VRAM:         min(size, set.vram+max(before-gpuFree(), 0)),
 		OpenEmbedder: w.openEmbedder,
 		Close:        w.close,
 	}
@@ -109,6 +108,26 @@ func (l *Loader) Load(ctx context.Context, spec daemon.LoadSpec, progress func(f
 		loaded.Context = w.embedder.Limits().Context
 	}
 	return loaded, nil
+}
+
+// weightSet returns the weights that the spec asks for: those of another model, or from
+// the file.
+func (l *Loader) weightSet(ctx context.Context, spec daemon.LoadSpec, progress func(float32)) (*weightSet, error) {
+	if set := l.pool.take(spec.Weights); set != nil {
+		progress(1)
+		return set, nil
+	}
+	before := gpuFree()
+	model, err := llama.LoadModel(ctx, spec.ModelPath, llama.ModelOptions{
+		GPULayers: spec.GPU,
+		MainGPU:   spec.MainGPU,
+		UseMmap:   spec.UseMMap,
+		Progress:  progress,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return l.pool.put(spec.Weights, model, max(before-gpuFree(), 0)), nil
 }
 
 // newContext gives each sequence all positions that the model was trained for, as

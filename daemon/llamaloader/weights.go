@@ -12,7 +12,8 @@ import (
 // weights are a model in memory with what is made over it.
 type weights struct {
 	*Loader
-	model    *llama.Model
+	set      *weightSet
+	model    *llama.Model // of the set
 	spec     daemon.LoadSpec
 	adapters []*llama.Adapter
 	scales   []float32
@@ -122,5 +123,5 @@ func (w *weights) close() {
 	for _, a := range w.adapters {
 		a.Close()
 	}
-	w.model.Close()
+	w.pool.drop(w.set)
 }

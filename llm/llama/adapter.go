@@ -99,5 +99,18 @@ func (c *Context) SetAdapters(adapters []*Adapter, scales []float32) error {
 		a.release()
 	}
 	c.adapters = append([]*Adapter(nil), adapters...)
+	c.adapted = true
 	return nil
+}
+
+// holdAdapters holds off the loading of other adapters of the model while a computation
+// that follows a change of adapters begins: llama.cpp then looks at all that are
+// loaded, unguarded.
+func (c *Context) holdAdapters() (done func()) {
+	if !c.adapted {
+		return func() {}
+	}
+	c.adapted = false
+	c.model.loading.Lock()
+	return c.model.loading.Unlock
 }

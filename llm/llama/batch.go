@@ -25,6 +25,7 @@ func (c *Context) Decode(rows []llm.Row) error {
 	if err := c.check(rows); err != nil {
 		return err
 	}
+	defer c.holdAdapters()()
 	var cerr C.cllm_error
 	code := int(C.cllm_decode(c.c, (*C.cllm_row)(unsafe.Pointer(&rows[0])), C.int32_t(len(rows)), &cerr))
 	if code == 0 {

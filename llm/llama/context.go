@@ -41,6 +41,7 @@ type Context struct {
 	logits   []*C.float // C memory: the logits of each row of the last decode
 	pickers  []picker
 	adapters []*Adapter // applied now
+	adapted  bool       // they were changed after the last decode
 
 	mu     sync.Mutex // keeps Abort and Close apart
 	closed bool
@@ -94,7 +95,9 @@ func (m *Model) newContext(o ContextOptions) (*Context, error) {
 	}
 	var info C.cllm_context_info
 	var cerr C.cllm_error
+	m.loading.Lock()
 	cc := C.cllm_context_new(m.c, &opts, &info, &cerr)
+	m.loading.Unlock()
 	if o.embeds != noEmbeddings {
 		drainLogUpTo(slog.LevelDebug) // it warns of what is meant: more cells than a text has, our own pooling
 	} else {

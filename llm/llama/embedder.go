@@ -247,6 +247,7 @@ func (e *Embedder) compute(rows []C.cllm_row, take []C.int32_t) error {
 	e.c.uses++
 	e.out = slices.Grow(e.out[:0], len(take)*e.limits.Width+1)[:len(take)*e.limits.Width+1]
 	take = append(take, 0) // so that there is an address
+	defer e.c.holdAdapters()()
 	var cerr C.cllm_error
 	code := int(C.cllm_embed(e.c.c, &rows[0], C.int32_t(len(rows)), &take[0], C.int32_t(len(take)-1), C.int32_t(e.limits.Width),
 		(*C.float)(unsafe.Pointer(&e.out[0])), &cerr))

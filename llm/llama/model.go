@@ -26,7 +26,7 @@ type Model struct {
 
 	vocabOnly bool // there are no weights to compute with
 
-	loading sync.Mutex // llama.cpp keeps a list of a model's adapters, unguarded
+	loading sync.Mutex // llama.cpp keeps a list of a model's adapters, unguarded; new contexts look at it
 }
 
 // LoadModel loads a model file (GGUF). The load ends early when ctx is done.

@@ -8,14 +8,17 @@ import "C"
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"syscall"
 	"unsafe"
 )
 
 // Quantize writes the model file src in another number format to dst. threads 0
 // is all CPUs. progress may be nil; it is called with 0 to 1, once per tensor.
+// It takes 16 MiB of memory, whatever the model's size; the model's file is mapped.
 // When ctx is done the work ends after the tensor that is being converted, which
 // for a large one may take seconds. No file is left at dst after an error.
 func Quantize(ctx context.Context, src, dst string, t QuantType, threads int, progress func(float32)) error {
@@ -43,9 +46,27 @@ func Quantize(ctx context.Context, src, dst string, t QuantType, threads int, pr
 		}
 		return nil
 	}
+	full := diskFull(dst)
 	os.Remove(dst)
+	if full != nil {
+		return fmt.Errorf("quantize %s to %s: %w", src, t, full)
+	}
 	if cerr.code == C.CLLM_CANCELLED {
 		return fmt.Errorf("quantize: %w", context.Cause(ctx))
 	}
 	return failure("quantize "+src+" to "+t.String(), &cerr, ErrBadModel)
+}
+
+// diskFull asks whether the disk took no more: llama.cpp says only that its stream
+// failed.
+func diskFull(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if _, err := f.Write(make([]byte, 1<<20)); errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return err
+	}
+	return nil
 }

@@ -157,6 +157,7 @@ void cllm_quantize(const char * src, const char * dst, int32_t ftype, int32_t th
         p.ftype                       = llama_ftype(ftype);
         p.nthread                     = threads;
         p.allow_requantize            = requantize;
+        p.max_buf_size                = 16 << 20; // a tensor of a large model would take gigabytes
         if (llama_model_quantize(src, dst, &p) != 0) {
             c.fail(CLLM_FAILED, "llama.cpp gives no reason");
         }

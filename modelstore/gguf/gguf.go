@@ -123,6 +123,14 @@ func (h *Header) Uint(key string) (uint64, bool) {
 // Architecture is the value of general.architecture, or "".
 func (h *Header) Architecture() string { return h.String("general.architecture") }
 
+// alignment is what the data's places are multiples of.
+func (h *Header) alignment() int64 {
+	if v, ok := h.Pairs["general.alignment"].(uint32); ok {
+		return int64(v)
+	}
+	return 32
+}
+
 // Own returns the value of a key of the architecture: Own("block_count") is the
 // value of llama.block_count in a llama model.
 func (h *Header) Own(key string) (any, bool) {

@@ -28,23 +28,29 @@ const (
 // Read reads the header of a GGUF file of size bytes from its beginning. With
 // arrays, array values are kept. The error is ErrNotGGUF, an *Error, or that of r.
 func Read(r io.Reader, size int64, arrays bool) (*Header, error) {
+	h, _, err := readSpans(r, size, arrays)
+	return h, err
+}
+
+// readSpans is Read that also tells where the pairs stand.
+func readSpans(r io.Reader, size int64, arrays bool) (*Header, []span, error) {
 	magic := make([]byte, 4)
 	if size < 4 {
-		return nil, ErrNotGGUF
+		return nil, nil, ErrNotGGUF
 	}
 	if _, err := io.ReadFull(r, magic); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if string(magic) != "GGUF" {
-		return nil, ErrNotGGUF
+		return nil, nil, ErrNotGGUF
 	}
 	d := &decoder{r: bufio.NewReaderSize(r, 64<<10), pos: 4, size: size, arrays: arrays}
 	h := &Header{Pairs: make(map[string]any)}
 	d.header(h)
 	if d.err != nil {
-		return nil, d.err
+		return nil, nil, d.err
 	}
-	return h, nil
+	return h, d.spans, nil
 }
 
 // decoder reads one header. After the first error it reads nothing more and all
@@ -56,6 +62,13 @@ type decoder struct {
 	arrays  bool
 	err     error
 	scratch [8]byte
+	spans   []span // of the pairs, in the order of the file
+}
+
+// span is where a pair stands in the file.
+type span struct {
+	key      string
+	from, to int64
 }
 
 func (d *decoder) header(h *Header) {
@@ -73,7 +86,9 @@ func (d *decoder) header(h *Header) {
 	tensors := d.count("tensors", 24, maxTensor)
 	pairs := d.count("key-value pairs", 13, maxPairs)
 	for i := uint64(0); i < pairs && d.err == nil; i++ {
-		d.pair(h)
+		from := d.pos
+		key := d.pair(h)
+		d.spans = append(d.spans, span{key, from, d.pos})
 	}
 	for i := uint64(0); i < tensors && d.err == nil; i++ {
 		h.Tensors = append(h.Tensors, d.tensor())
@@ -83,21 +98,22 @@ func (d *decoder) header(h *Header) {
 	}
 }
 
-func (d *decoder) pair(h *Header) {
-	key := d.string("key")
+func (d *decoder) pair(h *Header) (key string) {
+	key = d.string("key")
 	kind := d.uint32("value type")
 	if d.err != nil {
-		return
+		return key
 	}
 	if _, twice := h.Pairs[key]; twice {
 		d.fail("is corrupt: it holds the key %.80q twice", key)
-		return
+		return key
 	}
 	if kind == typeArray {
 		h.Pairs[key] = d.array()
 	} else {
 		h.Pairs[key] = d.value(kind)
 	}
+	return key
 }
 
 func (d *decoder) tensor() (t Tensor) {
@@ -118,15 +134,11 @@ func (d *decoder) tensor() (t Tensor) {
 
 // checkData finds where the data begins and that the file holds all of it.
 func (d *decoder) checkData(h *Header) {
-	alignment := uint32(32)
-	if v, ok := h.Pairs["general.alignment"].(uint32); ok {
-		alignment = v
-	}
-	if alignment == 0 || alignment&(alignment-1) != 0 {
-		d.fail("is corrupt: its alignment of %d is not a power of two", alignment)
+	a := h.alignment()
+	if a <= 0 || a&(a-1) != 0 {
+		d.fail("is corrupt: its alignment of %d is not a power of two", a)
 		return
 	}
-	a := int64(alignment)
 	h.DataOffset = d.pos + (a-d.pos%a)%a
 	names := make(map[string]bool, len(h.Tensors))
 	for _, t := range h.Tensors {

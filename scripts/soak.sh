@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The long run: kills the store's process and the daemon, among many clients that
+# change the same names, and looks each time whether anything is lost.
+#
+# CLLM_KILLS   kills of each (default: 200)
+# CLLM_SEED    the seed that a failed run has printed (default: another one each time)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export CLLM_KILLS=${CLLM_KILLS:-200}
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+scripts/build-llama.sh --exec go test -count=1 -v -timeout=2h -p 1 ./modelstore ./cmd/cllm \
+	-run '^(TestAProcessKilledAtAnyStepOfManyOperationsLosesNothing|TestADaemonKilledAmongManyClientsLosesNothing)$' | tee "$log"
+kills=$(sed -n 's/.*: \([0-9]*\) kills, seed .*nothing lost.*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
+((kills == 2 * CLLM_KILLS)) || {
+	echo "soak.sh: $kills kills were counted instead of $((2 * CLLM_KILLS)): a test did not run" >&2
+	exit 1
+}
+echo "soak: $kills kills, nothing lost"
