@@ -3,8 +3,6 @@ package modelstore
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,25 +10,11 @@ import (
 	"cllm/modelstore/modelstoretest"
 )
 
-// number reads a variable that make soak sets.
-func number(t *testing.T, name string, usual uint64) uint64 {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return usual
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		t.Fatalf("%s is no number: %v", name, err)
-	}
-	return n
-}
-
 // seed is another one each time unless CLLM_SEED is set; it is printed if the test
 // fails.
 func seed(t *testing.T) uint64 {
 	t.Helper()
-	n := number(t, "CLLM_SEED", rand.Uint64()>>32)
+	n := modelstoretest.FromEnv(t, "CLLM_SEED", rand.Uint64()>>32)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("to see this again: CLLM_SEED=%d go test ./modelstore -run '^%s$'", n, t.Name())
@@ -43,7 +27,7 @@ func seed(t *testing.T) uint64 {
 const mostSteps = 600
 
 func TestAProcessKilledAtAnyStepOfManyOperationsLosesNothing(t *testing.T) {
-	dir, seed, kills := stormDir(t), seed(t), number(t, "CLLM_KILLS", 24)
+	dir, seed, kills := stormDir(t), seed(t), modelstoretest.FromEnv(t, "CLLM_KILLS", 24)
 	rng, s := rand.New(rand.NewPCG(seed, 0)), storm(t, 8)
 	for kill := range kills {
 		at := 1 + rng.Int64N(mostSteps)

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,20 +16,6 @@ import (
 // Tests of this file kill the daemon that users run, while many clients change the
 // same names, and look at what it leaves. See also modelstore/kill_test.go, where the
 // process dies at chosen steps.
-
-// fromEnv reads a variable that make soak sets.
-func fromEnv(t *testing.T, name string, usual uint64) uint64 {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return usual
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		t.Fatalf("%s is no number: %v", name, err)
-	}
-	return n
-}
 
 // triggers are the events that a kill may wait for, and the most of each.
 var triggers = map[string]int{"answer": 40, "line": 150, "sent": 3 << 20, "fetched": 3 << 20}
@@ -90,13 +75,13 @@ func (s *server) stormClient(t *testing.T) modelstoretest.HTTP {
 }
 
 func TestADaemonKilledAmongManyClientsLosesNothing(t *testing.T) {
-	seed := fromEnv(t, "CLLM_SEED", rand.Uint64()>>32)
+	seed := modelstoretest.FromEnv(t, "CLLM_SEED", rand.Uint64()>>32)
 	defer func() {
 		if t.Failed() {
 			t.Logf("to see this again: CLLM_SEED=%d scripts/build-llama.sh --exec go test ./cmd/cllm -run '^%s$'", seed, t.Name())
 		}
 	}()
-	kills, rng, home := fromEnv(t, "CLLM_KILLS", 24), rand.New(rand.NewPCG(seed, 0)), stormyHome(t)
+	kills, rng, home := modelstoretest.FromEnv(t, "CLLM_KILLS", 24), rand.New(rand.NewPCG(seed, 0)), stormyHome(t)
 	reg := modelstoretest.NewLoopback(t)
 	storm := stormOn(t, reg)
 	for kill := range kills {
@@ -181,7 +166,7 @@ func TestTwoDaemonsMayShareAFolder(t *testing.T) {
 	storm := stormOn(t, reg)
 	storm.Calls, storm.May = 200, func(err error) bool { return namesARemedy(err.Error()) }
 	a, b := serveE2E(t, home, "CLLM_NODEMO=1"), serveE2E(t, home, "CLLM_NODEMO=1")
-	for _, text := range storm.Run(t.Context(), fromEnv(t, "CLLM_SEED", rand.Uint64()>>32), a.stormClient(t), b.stormClient(t)) {
+	for _, text := range storm.Run(t.Context(), modelstoretest.FromEnv(t, "CLLM_SEED", rand.Uint64()>>32), a.stormClient(t), b.stormClient(t)) {
 		t.Error(text)
 	}
 	for _, s := range []*server{a, b} {
