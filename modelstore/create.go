@@ -39,8 +39,9 @@ type CreateRequest struct {
 	Quantization string // target type, such as "Q4_K_M"; "" leaves the weights as they are
 
 	// Quantize writes the model in the GGUF file src to the file dst, which exists,
-	// quantized to typ (llama.cpp's name, such as "Q4_K_M"), and reports bytes done of total, from the goroutine that it was called in. It is called only
-	// when Quantization asks for another type than the weights have.
+	// quantized to typ (llama.cpp's name, such as "Q4_K_M"), and reports bytes done of
+	// total, from the goroutine that it was called in. It is called only when
+	// Quantization asks for another type than the weights have.
 	Quantize func(ctx context.Context, src, dst, typ string, progress func(done, total int64)) error
 }
 
