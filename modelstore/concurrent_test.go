@@ -141,11 +141,14 @@ func thousand(b testing.TB) *Store {
 		writeFile(b, filepath.Join(dir, library, fmt.Sprint("m", i), "latest"), string(raw))
 	}
 	ageAll(b, filepath.Join(dir, "manifests"), time.Hour)
+	for i := range 1000 {
+		age(b, filepath.Join(dir, library, fmt.Sprint("m", i)), time.Hour)
+	}
 	return openStore(b, dir)
 }
 
-// What a list costs is counted in allocations, of which another load makes no more. To
-// walk the folders takes 65 for each model, and to read the manifests 90 more.
+// What a list costs is counted in allocations, of which another load makes no more. A warm
+// one takes about 22 for each model; to read the folders and the manifests takes 100 more.
 func TestAWarmListOfAThousandModelsReadsNoModelAgain(t *testing.T) {
 	s := thousand(t)
 	list := func() {
@@ -155,7 +158,7 @@ func TestAWarmListOfAThousandModelsReadsNoModelAgain(t *testing.T) {
 	}
 	cold := testing.AllocsPerRun(1, func() { s = openStore(t, s.dir); list() })
 	warm := testing.AllocsPerRun(3, list)
-	if t.Logf("%.0f allocations cold, %.0f warm", cold, warm); warm > 80_000 || warm > cold/2 {
+	if t.Logf("%.0f allocations cold, %.0f warm", cold, warm); warm > 30_000 || warm > cold/2 {
 		t.Errorf("a warm list makes %.0f allocations, a cold one %.0f", warm, cold)
 	}
 }

@@ -181,7 +181,7 @@ func readAll(r io.Reader, most int64) ([]byte, error) {
 // that walk could not read. Manifests that can't be read come with an error in place
 // of a content.
 func (s *Store) all(root *os.Root) (list []*record, odd []string, err error) {
-	found, odd, err := walk(root)
+	found, odd, err := s.walk(root)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -103,7 +103,7 @@ func (s *Store) find(root *os.Root, n Name) (*record, error) {
 	if !errors.Is(err, ErrNotFound) {
 		return r, err
 	}
-	there, _, e := walk(root)
+	there, _, e := s.walk(root)
 	if e != nil {
 		return nil, s.readError(e)
 	}

@@ -70,7 +70,7 @@ func (s *Store) resolve(root *os.Root, n Name) (Name, error) {
 	if _, err := regular(root, modelPath(n)); err == nil {
 		return n, nil
 	}
-	there, _, err := walk(root)
+	there, _, err := s.walk(root)
 	if err != nil {
 		return Name{}, err
 	}

@@ -36,6 +36,7 @@ type Store struct {
 	cacheMu sync.Mutex
 	records map[Name]*record
 	headers map[Digest]*header
+	tags    map[string]tags // by the paths of their folders; replaced, never changed
 
 	downloadsMu sync.Mutex
 	downloads   map[Digest]*download // those that run
