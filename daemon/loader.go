@@ -2,8 +2,11 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"math"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
@@ -12,6 +15,7 @@ import (
 	"github.com/ollama/ollama/format"
 
 	"cllm/llm"
+	"cllm/modelstore"
 )
 
 // Loader opens models. Loads come one after another, except that one which was
@@ -105,8 +109,17 @@ func (r *residency) start(w *waiter, free int64) {
 	go func() {
 		defer cancel()
 		loaded, err := r.open(ctx, l, spec)
+		if err != nil && isGone(w.model) {
+			err = notFound(w.model.Name.DisplayShortest())
+		}
 		r.send(loadEnded{l, loaded, err})
 	}()
+}
+
+// isGone reports whether the model was deleted while its request waited.
+func isGone(m *modelstore.Model) bool {
+	_, err := os.Stat(m.ModelPath)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // open calls the loader, and tells run when it stalls.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -34,6 +35,38 @@ func TestQueueBoundsTheRequestsThatWaitForALoad(t *testing.T) {
 		for range 5 { // a resident model needs no place in the queue
 			use(t, r, m, auto, nil)
 		}
+	})
+}
+
+func TestAModelThatIsDeletedWhileARequestWaitsForItIsNotFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, second := testModel(t, "first", 1), testModel(t, "second", 1)
+		gate := make(chan struct{})
+		f := &fakeLoader{before: func(_ context.Context, spec LoadSpec, _ func(float32)) error {
+			if spec.ModelPath == first.ModelPath {
+				<-gate
+			}
+			_, err := os.Stat(spec.ModelPath)
+			return err
+		}}
+		r := startResidency(t, f)
+		a := acquireLater(t, r, first, auto)
+		synctest.Wait()
+		got := make(chan error)
+		go func() {
+			_, err := r.acquire(t.Context(), second, auto, nil)
+			got <- err
+		}()
+		synctest.Wait()
+		if err := os.Remove(second.ModelPath); err != nil {
+			t.Fatal(err)
+		}
+		close(gate)
+		(<-a).release()
+		if status, text := answer(<-got); status != 404 || text != "model 'second:latest' not found" {
+			t.Errorf("%d %s", status, text)
+		}
+		use(t, r, first, auto, nil)
 	})
 }
 
