@@ -376,6 +376,7 @@ test_installed() {
 		$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --cflags --libs llama) >&2
 	"$tmp/selftest" decode
 	"$tmp/selftest" embeddings
+	"$tmp/selftest" products
 	[[ $(uname -s) != Linux ]] || "$tmp/selftest" kvcache
 }
 

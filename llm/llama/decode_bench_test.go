@@ -84,3 +84,34 @@ func BenchmarkPrefill(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N*len(rows))/b.Elapsed().Seconds(), "tokens/s")
 }
+
+// BenchmarkRows is a pass with some rows of one sequence: what a draft of so many
+// tokens costs to check. Against one row, the rest of a pass is nearly free as long
+// as it is bound by reading the weights.
+func BenchmarkRows(b *testing.B) {
+	m := benchModel(b)
+	for _, sequences := range []int{1, 4} {
+		for _, n := range []int{1, 2, 3, 4, 6, 8, 12, 16} {
+			b.Run(fmt.Sprintf("sequences=%d,rows=%d", sequences, n), func(b *testing.B) {
+				c := open(b, m, ContextOptions{Sequences: sequences, ContextPerSequence: 512, Outputs: 64})
+				defer c.Close()
+				rows := make([]llm.Row, 0, sequences*n)
+				for seq := range sequences {
+					for i := range n {
+						rows = append(rows, llm.Row{Token: llm.Token(100 + 7*i + seq), Pos: llm.Pos(i), Seq: llm.SeqID(seq), Logits: true})
+					}
+				}
+				for b.Loop() {
+					for seq := range sequences {
+						if err := c.Truncate(llm.SeqID(seq), 0); err != nil {
+							b.Fatal(err)
+						}
+					}
+					if err := c.Decode(rows); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}

@@ -23,8 +23,10 @@ int main(int argc, char ** argv) {
         test_kvcache();
     } else if (strcmp(what, "embeddings") == 0) {
         test_embeddings();
+    } else if (strcmp(what, "products") == 0) {
+        test_products();
     } else {
-        fprintf(stderr, "usage: selftest decode|kvcache|embeddings\n");
+        fprintf(stderr, "usage: selftest decode|kvcache|embeddings|products\n");
         return 2;
     }
     llama_backend_free();

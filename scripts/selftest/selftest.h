@@ -53,3 +53,4 @@ void must(bool holds, const char * what, ...) __attribute__((format(printf, 2, 3
 void test_decode();
 void test_kvcache();
 void test_embeddings();
+void test_products();
