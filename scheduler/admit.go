@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"errors"
 	"time"
 
 	"cllm/llm"
@@ -14,10 +13,6 @@ const headroom = 32
 // idleShare is the part of the budget, one in so many, that the caches of idle
 // slots may fill.
 const idleShare = 8
-
-// leastCopy is the shortest prefix that is copied from another slot: below it,
-// computing anew costs about as much.
-const leastCopy = 64
 
 // admit gives waiting requests slots, first come first served, while there are
 // slots and memory.
@@ -102,61 +97,25 @@ func (s *Scheduler) activeRow() (first, last int) {
 	return first, last
 }
 
-// place puts a request into a slot, with as much of its prompt from the cache as
-// there is.
+// place puts a request into a slot, with as much of its prompt as the slot holds. What
+// other slots hold of it comes with share.
 func (s *Scheduler) place(q *sequence, sl *slot) {
 	if q.queued {
 		q.queued = false
 		s.queue.Leave()
 	}
+	n := sl.prefix(q.tokens)
+	s.spare(sl, n)
+	s.truncate(sl, n)
+	n = len(sl.cached)
 	s.tick++
 	q.order, sl.used = s.tick, s.tick
-	n := s.reuse(sl, q.tokens)
 	if q.admitted.IsZero() {
 		q.admitted = time.Now()
 		q.cached = n
 		s.count.cached.Add(int64(n))
 	}
 	sl.seq = q
-}
-
-// reuse makes the slot hold the longest prefix of tokens that any slot can
-// spare, and nothing else. It returns the prefix's length.
-func (s *Scheduler) reuse(sl *slot, tokens []llm.Token) int {
-	n := sl.prefix(tokens)
-	if src, longest := s.longestPrefix(tokens); src != nil && longest >= n+leastCopy && s.copyPays(src, longest) {
-		err := s.engine.Copy(sl.id, src.id, llm.Pos(longest))
-		if err == nil {
-			s.holds(sl, append(sl.cached[:0:0], src.cached[:longest]...))
-			sl.exact = longest
-			return longest
-		}
-		// The engine may have forgotten what the slot held: so does the slot.
-		s.copiesWhole = s.copiesWhole || errors.Is(err, llm.ErrUnsupported)
-		s.truncate(sl, 0)
-		return 0
-	}
-	s.truncate(sl, n)
-	return len(sl.cached)
-}
-
-func (s *Scheduler) longestPrefix(tokens []llm.Token) (src *slot, n int) {
-	for i := range s.slots {
-		if m := s.slots[i].prefix(tokens); m > n {
-			src, n = &s.slots[i], m
-		}
-	}
-	return src, n
-}
-
-// copyPays reports whether copying is cheaper than computing n tokens. With one
-// cache per sequence all that the source holds is copied, at memory speed:
-// hundreds of tokens in the time of one computed.
-func (s *Scheduler) copyPays(src *slot, n int) bool {
-	if s.copiesWhole && n < len(src.cached) {
-		return false
-	}
-	return s.limits.Unified || len(src.cached) <= 100*n
 }
 
 // relieve keeps what is held within the budget: first the caches of idle slots

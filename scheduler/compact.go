@@ -26,6 +26,7 @@ func (s *Scheduler) closeHoles() {
 		if room -= len(src.cached); room < 0 {
 			return
 		}
+		s.spare(hole, 0)
 		if s.engine.Copy(hole.id, src.id, llm.Pos(len(src.cached))) != nil {
 			s.truncate(hole, 0)
 			return

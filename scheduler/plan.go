@@ -37,7 +37,7 @@ func plan(slots []slot, p policy, out []span) []span {
 	oldest, decoding := -1, 0
 	for i := range slots {
 		switch sl := &slots[i]; {
-		case !sl.active():
+		case !sl.active(), sl.seq.waits:
 		case sl.pending() == 1:
 			decoding++
 		case oldest < 0 || sl.seq.order < slots[oldest].seq.order:
@@ -87,7 +87,7 @@ func planChunks(slots []slot, oldest, room, batch int, out []span) []span {
 		if i < 0 || i >= len(slots) || (last-first+2)*n > room {
 			return false
 		}
-		if !slots[i].active() {
+		if !slots[i].active() || slots[i].seq.waits {
 			return false
 		}
 		left := slots[i].pending() - 1 - n
@@ -112,7 +112,7 @@ func planMixed(slots []slot, room, batch int, out []span) []span {
 		next := -1
 		for i := range slots {
 			sl := &slots[i]
-			if sl.active() && sl.pending() > 1 && sl.seq.order > after &&
+			if sl.active() && !sl.seq.waits && sl.pending() > 1 && sl.seq.order > after &&
 				(next < 0 || sl.seq.order < slots[next].seq.order) {
 				next = i
 			}

@@ -22,6 +22,7 @@ type sequence struct {
 	stream  *Stream
 
 	queued    bool  // holds a place in the queue
+	waits     bool  // for an older prompt that begins alike; set by share for one step
 	order     int64 // when it got its slot; smaller is older
 	preempted int   // how often it was sent back to wait
 	generated int
@@ -44,14 +45,9 @@ func (sl *slot) active() bool { return sl.seq != nil }
 // pending is how many of the request's tokens the cache lacks.
 func (sl *slot) pending() int { return len(sl.seq.tokens) - len(sl.cached) }
 
-// prefix returns how many tokens of prompt the slot can spare a new request. At
-// least one token is left to compute: its logits are needed.
+// prefix returns how many tokens of prompt the slot can spare a new request.
 func (sl *slot) prefix(prompt []llm.Token) int {
-	n := 0
-	for n < sl.exact && n < len(prompt)-1 && sl.cached[n] == prompt[n] {
-		n++
-	}
-	return n
+	return common(sl.cached[:sl.exact], prompt)
 }
 
 // truncate forgets the slot's tokens from n on. A memory that can only forget

@@ -17,6 +17,7 @@ func (s *Scheduler) step() (worked bool, err error) {
 	s.admit()
 	s.relieve()
 	s.closeHoles()
+	s.share()
 	s.spans = plan(s.slots, s.policy(), s.spans)
 	s.rows = rowsOf(s.slots, s.spans, s.rows)
 	if len(s.rows) == 0 {
