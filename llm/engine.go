@@ -24,6 +24,7 @@ type Limits struct {
 	Sequences int   // sequence ids are 0 to Sequences-1
 	Context   int   // positions per sequence; what the model was trained for at most
 	Batch     int   // rows in one Decode
+	Outputs   int   // rows of them that may ask for logits, at least Sequences
 	Unified   bool  // one pass over the weights serves any mix of sequences
 	CellBytes int64 // bytes of KV cache that one token of one sequence occupies
 }

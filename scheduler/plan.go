@@ -14,7 +14,8 @@ type policy struct {
 type span struct {
 	slot   int
 	n      int
-	logits bool // the last row's logits are wanted
+	logits bool // the first row's logits are wanted, and those of the drafts
+	drafts int  // rows after the first that a draft fills; see propose
 }
 
 // leastChunk is the smallest piece worth cutting off a prompt: fewer rows cost
@@ -129,19 +130,20 @@ func planMixed(slots []slot, room, batch int, out []span) []span {
 	return out
 }
 
-// rowsOf writes the rows of spans. A span's logits are those of its last row.
+// rowsOf writes the rows of spans.
 func rowsOf(slots []slot, spans []span, rows []llm.Row) []llm.Row {
 	rows = rows[:0]
 	for _, sp := range spans {
 		sl := &slots[sp.slot]
-		from := len(sl.cached)
-		for p := from; p < from+sp.n; p++ {
-			rows = append(rows, llm.Row{
-				Token:  sl.seq.tokens[p],
-				Pos:    llm.Pos(p),
-				Seq:    sl.id,
-				Logits: sp.logits && p == from+sp.n-1,
-			})
+		q, from := sl.seq, len(sl.cached)
+		for i := range sp.n {
+			row := llm.Row{Pos: llm.Pos(from + i), Seq: sl.id, Logits: sp.logits && i <= sp.drafts}
+			if from+i < len(q.tokens) {
+				row.Token = q.tokens[from+i]
+			} else {
+				row.Token = q.draftToken(from + i - len(q.tokens))
+			}
+			rows = append(rows, row)
 		}
 	}
 	return rows

@@ -19,6 +19,9 @@ type Options struct {
 	// 0: as much as the engine has room for.
 	MemoryBudget int64
 
+	// NoDrafts: tokens are computed one by one, however foreseeable they are.
+	NoDrafts bool
+
 	// AfterStep, when set, is called by Run after each step; tests check the
 	// invariants with it.
 	AfterStep func(*Scheduler)
@@ -38,12 +41,16 @@ type Scheduler struct {
 	rows    []llm.Row
 	spans   []span
 	picks   []llm.Pick
-	picked  []*slot // parallel to picks
+	picked  []int // the spans of picks
+	stands  []int // by spans: how much of the slot's cache is settled
 	pace    pace
 	tick    int64 // counts admissions, orders slots by age and by last use
 	held    int64 // tokens in the KV cache over all slots
 
+	draftCost rowCosts
+
 	copiesWhole bool // the engine has refused to copy a part of a sequence
+	draftless   bool // drafts are not wanted, or the engine can't forget them
 
 	inbox    chan *sequence
 	inflight atomic.Int64 // requests accepted and not ended
@@ -67,17 +74,18 @@ func New(engine llm.Engine, vocab llm.Vocab, opts Options) (*Scheduler, error) {
 		opts.Queue = NewQueue(512)
 	}
 	s := &Scheduler{
-		engine: engine,
-		vocab:  vocab,
-		limits: l,
-		queue:  opts.Queue,
-		opts:   opts,
-		budget: int64(l.Sequences) * int64(l.Context),
-		slots:  make([]slot, l.Sequences),
-		rows:   make([]llm.Row, 0, l.Batch),
-		inbox:  make(chan *sequence, l.Sequences+int(opts.Queue.limit)),
-		stop:   make(chan struct{}),
-		done:   make(chan struct{}),
+		engine:    engine,
+		vocab:     vocab,
+		limits:    l,
+		queue:     opts.Queue,
+		opts:      opts,
+		budget:    int64(l.Sequences) * int64(l.Context),
+		slots:     make([]slot, l.Sequences),
+		rows:      make([]llm.Row, 0, l.Batch),
+		draftless: opts.NoDrafts,
+		inbox:     make(chan *sequence, l.Sequences+int(opts.Queue.limit)),
+		stop:      make(chan struct{}),
+		done:      make(chan struct{}),
 	}
 	if opts.MemoryBudget > 0 && l.CellBytes > 0 {
 		s.budget = min(s.budget, opts.MemoryBudget/l.CellBytes)
@@ -205,6 +213,7 @@ func (s *Scheduler) newSequence(ctx context.Context, req Request) (*sequence, er
 		req:     req,
 		limit:   limit,
 		tokens:  append(make([]llm.Token, 0, len(req.Prompt)+64), req.Prompt...),
+		trust:   firstTrust,
 		sampler: llm.NewSampler(req.Sampling, req.Grammar, req.Prompt),
 		text:    llm.NewText(req.Stop),
 		stream:  newStream(),

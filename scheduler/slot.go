@@ -16,6 +16,8 @@ type sequence struct {
 	limit   int         // positions it may use
 	tokens  []llm.Token // prompt and answer; after a shift without what was discarded
 	sampler *llm.Sampler
+	draft   []llm.Token // what may follow tokens; for one step
+	trust   float32     // how often the first token of a draft was right
 	text    *llm.Text
 	unsent  []unsent // tokens whose text is held back, with Logprobs only
 	bytes   int      // of the pieces of all tokens so far

@@ -20,6 +20,8 @@ type Stats struct {
 	CachedTokens    int64         // prompt tokens found in the cache
 	Preempted       int64         // requests sent back to wait for room
 	Moved           int64         // sequences moved to close a hole
+	DraftTokens     int64         // drafted tokens that were computed
+	DraftsStood     int64         // those that were what the model went on with
 	EngineTime      time.Duration // time inside Decode
 	SampleTime      time.Duration // time inside Sample
 	SchedulerTime   time.Duration // the rest of the steps
@@ -32,7 +34,7 @@ type Stats struct {
 type counters struct {
 	active, waiting, held, budget               atomic.Int64
 	steps, passes, decode, prefill, cached      atomic.Int64
-	preempted, moved                            atomic.Int64
+	preempted, moved, drafted, draftsStood      atomic.Int64
 	engine, sample, scheduler                   atomic.Int64 // nanoseconds
 	finishedOK, finishedFailed, cancelledByUser atomic.Int64
 }
@@ -53,6 +55,8 @@ func (s *Scheduler) Stats() Stats {
 		CachedTokens:    c.cached.Load(),
 		Preempted:       c.preempted.Load(),
 		Moved:           c.moved.Load(),
+		DraftTokens:     c.drafted.Load(),
+		DraftsStood:     c.draftsStood.Load(),
 		EngineTime:      time.Duration(c.engine.Load()),
 		SampleTime:      time.Duration(c.sample.Load()),
 		SchedulerTime:   time.Duration(c.scheduler.Load()),

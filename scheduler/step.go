@@ -19,6 +19,7 @@ func (s *Scheduler) step() (worked bool, err error) {
 	s.closeHoles()
 	s.share()
 	s.spans = plan(s.slots, s.policy(), s.spans)
+	s.propose()
 	s.rows = rowsOf(s.slots, s.spans, s.rows)
 	if len(s.rows) == 0 {
 		s.publish()
@@ -32,13 +33,11 @@ func (s *Scheduler) step() (worked bool, err error) {
 		return true, s.fail(err)
 	}
 	s.commit(decoded.Sub(start))
-	s.sample()
-	sampled := time.Now()
-	s.deliver()
+	sampling := s.answer()
 
 	s.count.engine.Add(int64(decoded.Sub(start)))
-	s.count.sample.Add(int64(sampled.Sub(decoded)))
-	s.count.scheduler.Add(int64(start.Sub(began) + time.Since(sampled)))
+	s.count.sample.Add(int64(sampling))
+	s.count.scheduler.Add(int64(start.Sub(began) + time.Since(decoded) - sampling))
 	s.publish()
 	return true, nil
 }
@@ -86,13 +85,19 @@ func (s *Scheduler) reap() {
 // commit notes that the rows of the spans are in the KV cache now.
 func (s *Scheduler) commit(took time.Duration) {
 	prefill, decode := 0, 0
+	s.stands = s.stands[:0]
 	for _, sp := range s.spans {
 		sl := &s.slots[sp.slot]
 		from := len(sl.cached)
 		if sl.exact == from {
 			sl.exact += sp.n
 		}
-		s.holds(sl, append(sl.cached, sl.seq.tokens[from:from+sp.n]...))
+		cached := append(sl.cached, sl.seq.tokens[from:min(from+sp.n, len(sl.seq.tokens))]...)
+		for len(cached) < from+sp.n {
+			cached = append(cached, sl.seq.draftToken(len(cached)-len(sl.seq.tokens)))
+		}
+		s.holds(sl, cached)
+		s.stands = append(s.stands, from+1)
 		if sp.logits {
 			decode++
 		} else {
@@ -103,45 +108,75 @@ func (s *Scheduler) commit(took time.Duration) {
 		s.pace.prefilled(prefill, decode, took)
 	} else {
 		s.pace.decoded(took)
+		s.draftCost.note(len(s.rows), took.Seconds())
 	}
 	s.count.steps.Add(1)
 	s.count.passes.Add(int64(passes(s.spans, s.limits.Unified)))
 	s.count.prefill.Add(int64(prefill))
-	s.count.decode.Add(int64(decode))
 }
 
-// sample picks a token for each row with logits.
-func (s *Scheduler) sample() {
-	s.picks, s.picked = s.picks[:0], s.picked[:0]
-	row := -1
-	for _, sp := range s.spans {
-		row += sp.n
+// answer samples the tokens of the step and takes them into the answers, first those of
+// all requests, then, where the token is the one that was drafted, those after it. It
+// returns the time that the engine sampled.
+func (s *Scheduler) answer() (sampling time.Duration) {
+	s.picked = s.picked[:0]
+	for i, sp := range s.spans {
 		if sp.logits {
-			sl := &s.slots[sp.slot]
-			s.picks = append(s.picks, llm.Pick{Row: row, Sampler: sl.seq.sampler, Logprobs: sl.seq.logprobs()})
-			s.picked = append(s.picked, sl)
+			s.picked = append(s.picked, i)
 		}
 	}
-	if len(s.picks) > 0 {
-		s.engine.Sample(s.picks)
+	for k := 0; len(s.picked) > 0; k++ {
+		began := time.Now()
+		s.sample(k)
+		sampling += time.Since(began)
+		s.deliver(k)
 	}
+	s.settle()
+	return sampling
 }
 
-// deliver takes the picked tokens into the answers. It never waits for a reader.
-func (s *Scheduler) deliver() {
-	for i, sl := range s.picked {
-		why, err := Reason(""), s.picks[i].Err
+// sample picks a token for each picked span, from its row k.
+func (s *Scheduler) sample(k int) {
+	s.picks = s.picks[:0]
+	row, next := 0, 0
+	for i, sp := range s.spans {
+		if next < len(s.picked) && s.picked[next] == i {
+			q := s.slots[sp.slot].seq
+			s.picks = append(s.picks, llm.Pick{Row: row + k, Sampler: q.sampler, Logprobs: q.logprobs()})
+			next++
+		}
+		row += sp.n
+	}
+	s.engine.Sample(s.picks)
+	s.count.decode.Add(int64(len(s.picks)))
+}
+
+// deliver takes the picked tokens into the answers, and leaves in s.picked the spans of
+// which row k+1 counts. It never waits for a reader.
+func (s *Scheduler) deliver(k int) {
+	on := s.picked[:0]
+	for j, i := range s.picked {
+		sp := s.spans[i]
+		sl := &s.slots[sp.slot]
+		q, why, err := sl.seq, Reason(""), s.picks[j].Err
 		switch {
 		case err == nil:
-			why = s.accept(sl, s.picks[i])
+			if k == 0 {
+				q.judge(s.picks[j].Token)
+			}
+			why = s.accept(sl, s.picks[j])
 		case errors.Is(err, llm.ErrComplete):
 			why, err = ReasonStop, nil
 		}
 		if err != nil || why != "" {
 			s.finish(sl, why, err)
+		} else if k < sp.drafts && q.draft[k] == s.picks[j].Token {
+			s.stands[i]++
+			s.count.draftsStood.Add(1)
+			on = append(on, i)
 		}
 	}
-	clear(s.picked)
+	s.picked = on
 	clear(s.picks)
 }
 

@@ -96,8 +96,8 @@ func (c *Context) check(rows []llm.Row) error {
 			outputs++
 		}
 	}
-	if outputs > c.outputs {
-		return invalid("%d rows ask for logits; at most %d may", outputs, c.outputs)
+	if outputs > c.limits.Outputs {
+		return invalid("%d rows ask for logits; at most %d may", outputs, c.limits.Outputs)
 	}
 	return nil
 }

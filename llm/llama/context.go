@@ -28,7 +28,6 @@ type Context struct {
 
 	limits   llm.Limits
 	cells    int
-	outputs  int  // rows of a batch that may ask for logits
 	width    int  // of an embedding
 	memory   bool // keeps positions or a state
 	whole    bool // keeps a state that no part can be taken from
@@ -124,11 +123,11 @@ func (m *Model) newContext(o ContextOptions) (*Context, error) {
 			Sequences: o.Sequences,
 			Context:   perSeq,
 			Batch:     int(info.n_batch),
+			Outputs:   o.Outputs,
 			Unified:   o.Unified,
 			CellBytes: int64(info.cell_bytes),
 		},
 		cells:    int(info.n_ctx),
-		outputs:  o.Outputs,
 		width:    int(info.n_embd),
 		memory:   bool(info.memory),
 		whole:    m.oneState(),
@@ -166,6 +165,10 @@ func (m *Model) canShift(kv KVType) bool {
 	return width%64 == 0 && os.Getenv("LLAMA_ATTN_ROT_DISABLE") == ""
 }
 
+// leastOutputs is how many rows may ask for logits where there are fewer sequences: so
+// there is room to check a draft.
+const leastOutputs = 16
+
 // maxSequences is llama.cpp's limit.
 const maxSequences = 256
 
@@ -188,7 +191,7 @@ func (o *ContextOptions) complete(train int) error {
 	}
 	o.Batch = max(cmp.Or(o.Batch, 2048), o.Sequences)
 	o.Ubatch = min(cmp.Or(o.Ubatch, 512), o.Batch)
-	o.Outputs = min(cmp.Or(o.Outputs, o.Sequences), o.Batch)
+	o.Outputs = min(cmp.Or(o.Outputs, max(o.Sequences, leastOutputs)), o.Batch)
 	o.Threads = cmp.Or(o.Threads, runtime.GOMAXPROCS(0))
 	o.ThreadsBatch = cmp.Or(o.ThreadsBatch, o.Threads)
 	if o.Poll < 0 {

@@ -83,7 +83,7 @@ type ContextOptions struct {
 	Cells              int            // unified only: tokens held in all; 0: Sequences*ContextPerSequence
 	Batch              int            // rows of a Decode; 0: 2048, at least Sequences
 	Ubatch             int            // rows computed in one pass; 0: 512
-	Outputs            int            // rows of a batch that may ask for logits; 0: Sequences
+	Outputs            int            // rows of a batch that may ask for logits; 0: Sequences, or 16 where that is more
 	Threads            int            // for a batch of one row; 0: GOMAXPROCS
 	ThreadsBatch       int            // for all others; 0: Threads
 	Poll               int            // how long idle threads spin, 0 (not at all) to 100; negative: 50

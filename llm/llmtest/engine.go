@@ -57,6 +57,9 @@ func NewEngine(o Options) *Engine {
 	if l.Batch == 0 {
 		l.Batch = 2048
 	}
+	if l.Outputs == 0 {
+		l.Outputs = max(l.Sequences, 16)
+	}
 	if l.CellBytes == 0 {
 		l.CellBytes = 1
 	}
@@ -104,7 +107,11 @@ func (e *Engine) verify(rows []llm.Row) error {
 		return fmt.Errorf("a batch of %d rows; 1 to %d are allowed", len(rows), e.limits.Batch)
 	}
 	next := make(map[llm.SeqID]int)
+	outputs := 0
 	for i, r := range rows {
+		if r.Logits {
+			outputs++
+		}
 		if r.Seq < 0 || int(r.Seq) >= e.limits.Sequences {
 			return fmt.Errorf("row %d: there is no sequence %d", i, r.Seq)
 		}
@@ -121,6 +128,9 @@ func (e *Engine) verify(rows []llm.Row) error {
 			return fmt.Errorf("row %d: there is no token %d", i, r.Token)
 		}
 		next[r.Seq] = n + 1
+	}
+	if outputs > e.limits.Outputs {
+		return fmt.Errorf("%d rows ask for logits; at most %d may", outputs, e.limits.Outputs)
 	}
 	return nil
 }

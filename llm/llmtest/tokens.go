@@ -36,18 +36,23 @@ func Greedy(prompt []llm.Token, n int) []llm.Token {
 }
 
 // GreedyText is Greedy as text.
-func GreedyText(prompt string, n int) string {
-	text := ""
-	for _, t := range Greedy(Vocab{}.Tokenize(prompt, true), n) {
+func GreedyText(prompt string, n int) string { return TextBy(Next, prompt, n) }
+
+// TextBy is the text of n tokens that follow a prompt, each the one that next names.
+func TextBy(next func(history []llm.Token) llm.Token, prompt string, n int) string {
+	history, text := Vocab{}.Tokenize(prompt, true), ""
+	for range n {
+		t := next(history)
+		history = append(history, t)
 		text += Vocab{}.Piece(t)
 	}
 	return text
 }
 
 // ConstrainedText is the text of n tokens at temperature 0 that a grammar allows,
-// fewer if the likeliest of them ends the answer.
-func ConstrainedText(prompt string, n int, g llm.Grammar) string {
-	e := NewEngine(Options{})
+// fewer if the likeliest of them ends the answer. next is that of the Options.
+func ConstrainedText(next func(history []llm.Token) llm.Token, prompt string, n int, g llm.Grammar) string {
+	e := NewEngine(Options{Next: next})
 	history, text := Vocab{}.Tokenize(prompt, true), ""
 	s := llm.NewSampler(llm.SamplingParams{}, g, nil)
 	for range n {
