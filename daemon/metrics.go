@@ -32,7 +32,7 @@ var (
 	descHeld     = describeMetric("kv_tokens", "Tokens in the KV cache.", "model")
 	descBudget   = describeMetric("kv_tokens_limit", "Tokens that the memory budget allows in the KV cache.", "model")
 	descMemory   = describeMetric("memory_bytes", "Weights, buffers and KV cache in use.", "model")
-	descTokens   = describeMetric("tokens_total", "Tokens: generated, computed for prompts, found in the cache, and computed for embeddings.", "model", "kind")
+	descTokens   = describeMetric("tokens_total", "Tokens: generated, computed for prompts, found in the cache, drafted, drafted and right, and computed for embeddings.", "model", "kind")
 	descFinished = describeMetric("requests_total", "Requests that ended: ok, failed or cancelled.", "model", "result")
 	descSteps    = describeMetric("steps_total", "Batches decoded.", "model")
 	descPasses   = describeMetric("passes_total", "Passes over the weights.", "model")
@@ -69,6 +69,8 @@ func (k collector) Collect(out chan<- prometheus.Metric) {
 		counter(descTokens, float64(s.DecodeTokens), name, "generated")
 		counter(descTokens, float64(s.PrefillTokens), name, "prompt")
 		counter(descTokens, float64(s.CachedTokens), name, "cached")
+		counter(descTokens, float64(s.DraftTokens), name, "drafted")
+		counter(descTokens, float64(s.DraftsStood), name, "accepted")
 		e := r.embed
 		counter(descTokens, float64(e.Tokens), name, "embedded")
 		counter(descFinished, float64(s.FinishedOK+e.FinishedOK), name, "ok")

@@ -35,6 +35,7 @@ type Options struct {
 	Slots         int           // requests of one model decoded together, 1 to 256; 64
 	MaxQueue      int           // requests that wait, over all models; 512
 	MaxLoaded     int           // models in memory; 3
+	NoDrafts      bool          // compute answers token by token; see scheduler.Options
 	KeepAlive     time.Duration // how long a model stays without requests; 0 means not at all, negative for ever
 	LoadTimeout   time.Duration // a load without progress for so long is given up; 0: never
 	ContextLength int           // num_ctx of requests that don't say; 4096

@@ -236,7 +236,9 @@ func (r *residency) admit(l *load, loaded *Loaded) (*resident, error) {
 		m.limits = loaded.Engine.Limits()
 		m.budget = r.kvBudget(min(l.free-r.newBytes(m), r.opts.memory().available))
 		var err error
-		m.sched, err = scheduler.New(loaded.Engine, loaded.Vocab, scheduler.Options{Queue: r.queue, MemoryBudget: m.budget})
+		m.sched, err = scheduler.New(loaded.Engine, loaded.Vocab, scheduler.Options{
+			Queue: r.queue, MemoryBudget: m.budget, NoDrafts: r.opts.NoDrafts,
+		})
 		if err != nil {
 			return nil, fmt.Errorf("the model can't be scheduled: %w", err)
 		}
