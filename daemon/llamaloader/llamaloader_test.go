@@ -25,7 +25,7 @@ func tiny(t *testing.T) string {
 	return path
 }
 
-func newLoader(t *testing.T, o Options) *Loader {
+func newLoader(t testing.TB, o Options) *Loader {
 	t.Helper()
 	l, err := New(o)
 	if err != nil {
