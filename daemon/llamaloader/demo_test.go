@@ -3,6 +3,7 @@ package llamaloader
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 // ask is a question to the demo model.
 type ask struct {
+	before   string // the prompt up to the question
 	question string
 	most     int // tokens of the answer; 0: until it ends
 }
@@ -42,7 +44,7 @@ type talk struct {
 
 // withDemo calls f with the demo model loaded for so many sequences. What f submits
 // before it calls run is admitted together, in that order.
-func withDemo(t *testing.T, slots int, unified bool, f func(s *talk, run func())) {
+func withDemo(t *testing.T, slots int, unified bool, f func(s *talk, run func()), o ...scheduler.Options) {
 	t.Helper()
 	path := filepath.Join(demotest.Folder(t), "..", "..", "modelstore", "demo", "demo.gguf")
 	m, err := newLoader(t, Options{Unified: unified}).Load(t.Context(), daemon.LoadSpec{ModelPath: path, Slots: slots, Threads: 1}, noProgress)
@@ -50,7 +52,7 @@ func withDemo(t *testing.T, slots int, unified bool, f func(s *talk, run func())
 		t.Fatal(err)
 	}
 	defer m.Close()
-	sched, err := scheduler.New(m.Engine, m.Vocab, scheduler.Options{})
+	sched, err := scheduler.New(m.Engine, m.Vocab, append(o, scheduler.Options{})[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +65,7 @@ func withDemo(t *testing.T, slots int, unified bool, f func(s *talk, run func())
 
 func (s *talk) submit(a ask) *scheduler.Stream {
 	s.Helper()
-	prompt := s.vocab.Tokenize("<|im_start|>user\n"+a.question+"<|im_end|>\n<|im_start|>assistant\n", true)
+	prompt := s.vocab.Tokenize(a.before+"<|im_start|>user\n"+a.question+"<|im_end|>\n<|im_start|>assistant\n", true)
 	stream, err := s.sched.Submit(context.Background(), scheduler.Request{
 		Prompt: prompt, MaxTokens: a.most, Sampling: llm.SamplingParams{RepeatPenalty: 1, TopP: 1, TypicalP: 1},
 	})
@@ -143,5 +145,61 @@ func TestASequenceThatIsMovedGoesOnAsIfItHadStayed(t *testing.T) {
 	}
 	if stats.Moved < 4 {
 		t.Errorf("%d sequences were moved, want at least 4", stats.Moved)
+	}
+}
+
+// Who asks again what was answered before is answered in the same words: these are
+// drafted. The answer does not show it.
+func TestAnAnswerIsTheSameWithDraftsAndWithout(t *testing.T) {
+	asks := corpusAsks(t, 8)
+	for i, answer := range alone(t, asks) {
+		asks[i].before = "<|im_start|>user\n" + asks[i].question + "<|im_end|>\n<|im_start|>assistant\n" + answer + "<|im_end|>\n"
+	}
+	for _, unified := range []bool{false, true} {
+		for clients := 1; clients <= 4; clients++ {
+			var answers [2][]string
+			for i, without := range []bool{true, false} {
+				withDemo(t, clients, unified, func(s *talk, run func()) {
+					run()
+					for some := range slices.Chunk(asks, clients) {
+						var streams []*scheduler.Stream
+						for _, a := range some {
+							streams = append(streams, s.submit(a))
+						}
+						for _, stream := range streams {
+							answers[i] = append(answers[i], s.answer(stream))
+						}
+					}
+					if n := s.sched.Stats().DraftsStood; without != (n == 0) {
+						t.Errorf("without drafts %v: %d drafted tokens stood", without, n)
+					}
+				}, scheduler.Options{NoDrafts: without})
+			}
+			if diff := cmp.Diff(answers[0], answers[1]); diff != "" {
+				t.Errorf("unified %v, %d clients (-without drafts +with):\n%s", unified, clients, diff)
+			}
+		}
+	}
+}
+
+// Prompts with one beginning have it computed once when they come together, and anew
+// each time when each has the model to itself.
+func TestAnAnswerIsTheSameWhereItsBeginningWasShared(t *testing.T) {
+	asks := corpusAsks(t, 12)
+	for i := range asks {
+		asks[i].before = "<|im_start|>system\n" + strings.Repeat("You answer questions about cllm. ", 8) + "<|im_end|>\n"
+	}
+	var want []string
+	for i := range asks {
+		want = append(want, alone(t, asks[i:i+1])...)
+	}
+	for _, unified := range []bool{false, true} {
+		got, stats := together(t, asks, unified)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("unified %v (-each alone +shared):\n%s", unified, diff)
+		}
+		if stats.CachedTokens < 11*50 {
+			t.Errorf("unified %v: %d tokens were shared", unified, stats.CachedTokens)
+		}
 	}
 }
