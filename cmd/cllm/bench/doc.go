@@ -13,7 +13,8 @@
 //     is a failure, too; see reply.check.
 //   - Only whole replies count in rates and latencies. A load that was interrupted
 //     is reported with what was complete.
-//   - All requests of a run have their own prompt, and all servers get the same.
+//   - Each request of a load has a prompt of its own, and all servers get the same
+//     words.
 //   - Memory is bounded: a sample for each request, and at most gapLimit gaps.
 //
 // The figures are those of vLLM's `bench serve`:

@@ -81,10 +81,10 @@ func TestAnOpenLoadComesAtItsRateAndWaitsForNoReply(t *testing.T) {
 			net, stop := newNetwork(map[string]*fake{"a": f})
 			defer stop()
 			o := small("http://a")
-			o.dial, o.Concurrency, o.Rate, o.Requests, o.Timeout, o.Seed = net.dial, nil, []float64{4}, 400, 2*time.Hour, seed
+			o.dial, o.Concurrency, o.Rate, o.Requests, o.Timeout, o.Seed = net.dial, nil, []float64{4}, 200, 2*time.Hour, seed
 			m := one(t, o)
-			if m.Completed != 400 {
-				t.Errorf("%d of 400 completed", m.Completed)
+			if m.Completed != 200 {
+				t.Errorf("%d of 200 completed", m.Completed)
 			}
 			for _, a := range f.asked {
 				at = append(at, a.at.Sub(m.Start))
@@ -95,22 +95,22 @@ func TestAnOpenLoadComesAtItsRateAndWaitsForNoReply(t *testing.T) {
 		return at, most
 	}
 	first, most := arrivals(7)
-	if most != 400 {
-		t.Errorf("%d requests at a time, want all 400", most)
+	if most != 200 {
+		t.Errorf("%d requests at a time, want all 200", most)
 	}
-	// 400 exponential gaps of 250 ms have a mean within 3 standard errors.
-	if mean := first[399] / 399; mean < 212*time.Millisecond || mean > 288*time.Millisecond {
+	// 199 exponential gaps of 250 ms have a mean within 3 standard errors.
+	if mean := first[199] / 199; mean < 197*time.Millisecond || mean > 303*time.Millisecond {
 		t.Errorf("the mean gap is %v, want about 250ms", mean)
 	}
 	// In a Poisson process, 1/e of the gaps are longer than the mean.
 	long := 0
-	for i := range 399 {
+	for i := range 199 {
 		if first[i+1]-first[i] > 250*time.Millisecond {
 			long++
 		}
 	}
-	if long < 117 || long > 176 {
-		t.Errorf("%d of 399 gaps are longer than the mean, want about 147", long)
+	if long < 53 || long > 94 {
+		t.Errorf("%d of 199 gaps are longer than the mean, want about 73", long)
 	}
 	if again, _ := arrivals(7); !slices.Equal(again, first) {
 		t.Error("the same seed gives other arrivals")

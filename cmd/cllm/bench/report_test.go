@@ -135,7 +135,7 @@ func TestThePlotsShowEachServerAtEachLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	colors := map[any]bool{} // background, text, and a line for each server
-	for x := range picture.Bounds().Dx() {
+	for x := 0; x < picture.Bounds().Dx(); x += 8 {
 		for y := range picture.Bounds().Dy() {
 			colors[picture.At(x, y)] = true
 		}

@@ -130,7 +130,8 @@ func (r *reply) check() error {
 }
 
 // ask sends one request and reads its reply to the end. The error tells what is wrong
-// with the reply, if anything is.
+// with the reply, if anything is. The transport never sends a POST again of which it
+// has written a byte.
 func ask(ctx context.Context, client *http.Client, t *target, prompt string, maxTokens int, o Options) (*reply, error) {
 	body, err := json.Marshal(t.protocol.body(t.Model, prompt, o, maxTokens))
 	if err != nil {
@@ -142,7 +143,6 @@ func ask(ctx context.Context, client *http.Client, t *target, prompt string, max
 	if err != nil {
 		return nil, err
 	}
-	req.GetBody = nil // without it, the transport sends nothing twice
 	req.Header.Set("Content-Type", "application/json")
 
 	r := &reply{maxTokens: maxTokens, start: time.Now()}

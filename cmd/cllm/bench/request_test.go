@@ -206,3 +206,19 @@ func BenchmarkReadLine(b *testing.B) {
 		})
 	}
 }
+
+func TestLlamaServersLastChunkHasTextReasonAndCounts(t *testing.T) {
+	// As to_json_oaicompat in llama.cpp's tools/server/server-task.cpp makes it.
+	r := &reply{maxTokens: 4}
+	line := `data: {"choices":[{"text":" end","index":0,"logprobs":null,"finish_reason":"stop"}],"created":1,"model":"m","system_fingerprint":"b1",` +
+		`"object":"text_completion","usage":{"completion_tokens":3,"prompt_tokens":30,"total_tokens":33,"prompt_tokens_details":{"cached_tokens":0}},` +
+		`"id":"c","timings":{"prompt_n":30,"prompt_ms":1.5,"predicted_n":3,"predicted_ms":2.5}}`
+	for _, l := range []string{line, "", "data: [DONE]"} {
+		if err := protocols[apiOpenAI].line([]byte(l), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !r.ended || !r.early || r.chunks != 1 || r.tokens != 3 || r.promptTokens != 30 || r.check() != nil {
+		t.Errorf("the reply is %+v, %v", r, r.check())
+	}
+}
