@@ -247,7 +247,7 @@ func TestWrongCommandLinesFailWithOneSentence(t *testing.T) {
 	}
 }
 
-func TestHelpListsTheCommandsInOllamasOrder(t *testing.T) {
+func TestHelpListsTheCommandsInOllamasOrderThenBench(t *testing.T) {
 	help := cllm("", "help")
 	if bare := cllm(""); bare != help {
 		t.Errorf("cllm alone differs from cllm help:\n%s", cmp.Diff(help, bare))
@@ -258,7 +258,7 @@ func TestHelpListsTheCommandsInOllamasOrder(t *testing.T) {
 	for line := range strings.Lines(list) {
 		names = append(names, strings.Fields(line)[0])
 	}
-	want := []string{"serve", "create", "show", "run", "stop", "pull", "push", "signin", "signout", "list", "ps", "cp", "rm", "help"}
+	want := []string{"serve", "create", "show", "run", "stop", "pull", "push", "signin", "signout", "list", "ps", "cp", "rm", "bench", "help"}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("commands (-want +got):\n%s", diff)
 	}

@@ -15,7 +15,7 @@ import (
 var errNoDaemon = errors.New("could not connect to ollama server, run 'cllm serve' to start it")
 
 // newRoot makes the command tree. Its texts, flags and order are Ollama's, for
-// scripts and fingers that know them.
+// scripts and fingers that know them; bench, which Ollama has not, comes last.
 func newRoot(c *console) *cobra.Command {
 	cobra.EnableCommandSorting = false
 	var showVersion bool
@@ -40,7 +40,7 @@ func newRoot(c *console) *cobra.Command {
 	run := runCommand(c)
 	clients := []*cobra.Command{createCommand(c), showCommand(c), run, stopCommand(c), pullCommand(c), pushCommand(c)}
 	clients = append(clients, accountCommands(c)...)
-	clients = append(clients, listCommand(c), psCommand(c), copyCommand(c), removeCommand(c))
+	clients = append(clients, listCommand(c), psCommand(c), copyCommand(c), removeCommand(c), benchCommand(c))
 	env := envconfig.AsMap()
 	for _, cmd := range clients {
 		if cmd == run {
