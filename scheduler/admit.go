@@ -57,37 +57,39 @@ func (s *Scheduler) needed() (n int64) {
 
 // choose returns the idle slot that a prompt shall have, nil if there is none.
 //
-// Active slots shall stand in a row: with one cache per sequence every gap costs
-// a pass over the weights in each step. So only slots that fill a gap or extend
-// the row come into question; among them the longest prefix in the cache wins,
-// then the one whose cache was used the longest time ago.
+// Active slots shall stand in a row, see closeHoles. So only slots that fill a gap or
+// extend the row come into question. A short prompt fills a gap: it decodes before the
+// others do again. A long one extends the row: in a gap it would part those that decode
+// for as long as it is in prefill. Then the longest prefix in the cache wins, then the
+// cache that was used the longest time ago.
 func (s *Scheduler) choose(prompt []llm.Token) *slot {
-	first, last := s.activeRow()
+	first, last := s.row(func(*slot) bool { return true })
+	long := len(prompt) > s.pace.perSlice()
 	var best *slot
-	bestPrefix, bestGap := -1, false
+	bestPrefix, bestFits := -1, false
 	for i := range s.slots {
 		sl := &s.slots[i]
 		gap := first < i && i < last
 		if sl.active() || !s.limits.Unified && first >= 0 && !gap && i != first-1 && i != last+1 {
 			continue
 		}
-		n := sl.prefix(prompt)
+		n, fits := sl.prefix(prompt), gap != long || s.limits.Unified
 		better := best == nil || n > bestPrefix || n == bestPrefix && sl.used < best.used
-		if gap != bestGap && best != nil {
-			better = gap
+		if fits != bestFits && best != nil {
+			better = fits
 		}
 		if better {
-			best, bestPrefix, bestGap = sl, n, gap
+			best, bestPrefix, bestFits = sl, n, fits
 		}
 	}
 	return best
 }
 
-// activeRow returns the first and the last active slot, -1 if there is none.
-func (s *Scheduler) activeRow() (first, last int) {
+// row returns the first and the last active slot of a kind, -1 if there is none.
+func (s *Scheduler) row(is func(*slot) bool) (first, last int) {
 	first, last = -1, -1
 	for i := range s.slots {
-		if s.slots[i].active() {
+		if sl := &s.slots[i]; sl.active() && is(sl) {
 			if first < 0 {
 				first = i
 			}

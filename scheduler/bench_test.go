@@ -52,26 +52,51 @@ func (e *idleEngine) Truncate(seq llm.SeqID, n llm.Pos) error {
 	return nil
 }
 
-// BenchmarkStepFakeEngine is the scheduler's own time for a decode step of 64
-// slots, all of it but Decode and Sample.
-func BenchmarkStepFakeEngine(b *testing.B) {
+// decoding is a scheduler with 64 requests that decode, without end.
+func decoding(t testing.TB) *Scheduler {
+	t.Helper()
 	engine := &idleEngine{Engine: llmtest.NewEngine(llmtest.Options{Limits: llm.Limits{Context: 1 << 30}})}
 	s, err := New(engine, llmtest.Vocab{}, Options{})
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	for i := range 64 {
 		req := greedy(prompt(i), 0)
 		req.Stop = []string{"<|im_end|>"}
-		if _, err := s.Submit(b.Context(), req); err != nil {
-			b.Fatal(err)
+		if _, err := s.Submit(t.Context(), req); err != nil {
+			t.Fatal(err)
 		}
 	}
 	for s.Stats().DecodeTokens < 64 {
 		if _, err := s.step(); err != nil {
-			b.Fatal(err)
+			t.Fatal(err)
 		}
 	}
+	return s
+}
+
+// A step of 64 requests makes nothing but, once in a while, room for more tokens.
+func TestAStepAllocatesNothing(t *testing.T) {
+	s := decoding(t)
+	for range 100 { // the first tokens make the most room
+		if _, err := s.step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := testing.AllocsPerRun(2000, func() {
+		if _, err := s.step(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if n > 1 {
+		t.Errorf("a step makes %v allocations", n)
+	}
+}
+
+// BenchmarkStepFakeEngine is the scheduler's own time for a decode step of 64
+// slots, all of it but Decode and Sample.
+func BenchmarkStepFakeEngine(b *testing.B) {
+	s := decoding(b)
 	before := s.Stats()
 	for b.Loop() {
 		if _, err := s.step(); err != nil {

@@ -7,45 +7,80 @@ import "cllm/llm"
 // weights that a hole costs in every step.
 const mostMoved = 4096
 
-// closeHoles moves sequences from the ends of the active row into the holes that
-// ended requests left, where the move is short enough to pay.
+// closeHoles makes the slots that decode stand in a row, where the moves are short
+// enough to pay: with one cache per sequence every gap costs a pass over the weights in
+// each step. Requests from the ends of the row move into the places of those that have
+// ended; a prompt in prefill between them moves out of the row.
 func (s *Scheduler) closeHoles() {
 	if s.limits.Unified {
 		return
 	}
 	for room := mostMoved; ; {
-		first, last := s.activeRow()
-		hole := s.hole(first, last)
-		if hole == nil {
+		first, last := s.row(func(sl *slot) bool { return sl.pending() == 1 })
+		dst := s.hole(first, last)
+		if dst == nil {
 			return
 		}
 		src := &s.slots[last]
 		if len(s.slots[first].cached) < len(src.cached) {
 			src = &s.slots[first]
 		}
-		if room -= len(src.cached); room < 0 {
+		if dst.active() {
+			dst, src = s.outside(first, last), dst
+		}
+		if dst == nil {
 			return
 		}
-		s.spare(hole, 0)
-		if s.engine.Copy(hole.id, src.id, llm.Pos(len(src.cached))) != nil {
-			s.truncate(hole, 0)
+		if room -= len(src.cached); room < 0 || !s.move(dst, src) {
 			return
 		}
-		s.holds(hole, append(hole.cached[:0:0], src.cached...))
-		hole.seq, hole.exact, hole.used = src.seq, src.exact, src.used
-		src.seq = nil
-		s.truncate(src, 0)
-		s.count.moved.Add(1)
 	}
 }
 
-// hole is an idle slot between active ones: the one with the least in its cache.
+// hole is a slot between the two that does not decode: an idle one, the one with the
+// least in its cache, or else one in prefill.
 func (s *Scheduler) hole(first, last int) *slot {
 	var best *slot
 	for i := first + 1; i < last; i++ {
-		if sl := &s.slots[i]; !sl.active() && (best == nil || len(sl.cached) < len(best.cached)) {
+		sl := &s.slots[i]
+		switch {
+		case sl.active() && sl.pending() == 1:
+		case best == nil, best.active() && !sl.active(),
+			best.active() == sl.active() && len(sl.cached) < len(best.cached):
 			best = sl
 		}
 	}
 	return best
+}
+
+// outside is the idle slot next to the row from first to last.
+func (s *Scheduler) outside(first, last int) *slot {
+	for d := 1; first-d >= 0 || last+d < len(s.slots); d++ {
+		if i := last + d; i < len(s.slots) && !s.slots[i].active() {
+			return &s.slots[i]
+		}
+		if i := first - d; i >= 0 && !s.slots[i].active() {
+			return &s.slots[i]
+		}
+	}
+	return nil
+}
+
+// move moves a request to an idle slot, with its cache.
+func (s *Scheduler) move(dst, src *slot) bool {
+	s.spare(dst, 0)
+	if len(src.cached) > 0 {
+		if s.engine.Copy(dst.id, src.id, llm.Pos(len(src.cached))) != nil {
+			s.truncate(dst, 0)
+			return false
+		}
+	} else {
+		s.truncate(dst, 0)
+	}
+	s.holds(dst, append(dst.cached[:0:0], src.cached...))
+	dst.seq, dst.exact, dst.used = src.seq, src.exact, src.used
+	src.seq = nil
+	s.truncate(src, 0)
+	s.count.moved.Add(1)
+	return true
 }

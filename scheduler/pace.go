@@ -46,6 +46,14 @@ func (p *pace) tokens() int {
 	}
 }
 
+// perSlice is how many prompt tokens may be computed between two decode steps.
+func (p *pace) perSlice() int {
+	if p.perToken == 0 {
+		return firstChunk
+	}
+	return max(int(p.slice()/p.perToken), leastChunk)
+}
+
 // alone is how many prompt tokens one step may compute when nothing decodes.
 func (p *pace) alone() int {
 	if p.perToken == 0 {

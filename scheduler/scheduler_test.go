@@ -31,9 +31,13 @@ type rig struct {
 func start(t *testing.T, eo llmtest.Options, o Options) *rig {
 	t.Helper()
 	engine := llmtest.NewEngine(eo)
+	after := o.AfterStep
 	o.AfterStep = func(s *Scheduler) {
 		if err := s.Check(); err != nil {
 			t.Error(err)
+		}
+		if after != nil {
+			after(s)
 		}
 	}
 	s, err := New(engine, llmtest.Vocab{}, o)
