@@ -76,6 +76,10 @@ type Engine interface {
 	// before is forgotten. src keeps its content.
 	Copy(dst, src SeqID, n Pos) error
 
+	// Trim gives back the memory that empty sequences have left. It is for times
+	// without work: the next tokens take a little longer.
+	Trim()
+
 	// Close frees the engine. No method may be called afterwards.
 	Close()
 }

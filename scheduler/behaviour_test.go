@@ -481,3 +481,19 @@ func TestAPromptIsNotSentBackOverAndOver(t *testing.T) {
 		}
 	})
 }
+
+// What a burst has left in memory goes when nobody asks for more.
+func TestAnIdleSchedulerGivesMemoryBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, llmtest.Options{}, Options{})
+		for i := range 3 {
+			synctest.Wait()
+			before := r.engine.Trims()
+			read(r.submit(t, t.Context(), greedy("a burst", 20)))
+			synctest.Wait()
+			if n := r.engine.Trims(); n != before+1 {
+				t.Errorf("burst %d: memory was given back %d times, want once", i, n-before)
+			}
+		}
+	})
+}

@@ -162,6 +162,7 @@ func (s *Scheduler) loop() (err error) {
 		if worked {
 			continue
 		}
+		s.engine.Trim()
 		select {
 		case q := <-s.inbox:
 			s.waiting = append(s.waiting, q)

@@ -233,10 +233,7 @@ void cllm_seq_shift(cllm_context * c, int32_t seq, int32_t keep, int32_t discard
 }
 
 void cllm_seq_share(cllm_context * c, int32_t dst, int32_t src, int32_t n, cllm_error * err) {
-    guarded(err, true, [&](call &) {
-        llama_memory_seq_rm(c->memory(), dst, -1, -1);
-        llama_memory_seq_cp(c->memory(), src, dst, n < 0 ? -1 : 0, n);
-    });
+    guarded(err, true, [&](call &) { llama_memory_seq_cp(c->memory(), src, dst, n < 0 ? -1 : 0, n); });
 }
 
 int64_t cllm_state_size(cllm_context * c, int32_t seq, cllm_error * err) {

@@ -115,3 +115,43 @@ func BenchmarkRows(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkCopy is a copy of 1000 tokens from one sequence to another, into memory that
+// was never used and into memory that was.
+func BenchmarkCopy(b *testing.B) {
+	m := benchModel(b)
+	for _, used := range []bool{false, true} {
+		b.Run(fmt.Sprintf("used=%v", used), func(b *testing.B) {
+			c := open(b, m, ContextOptions{Sequences: 64, ContextPerSequence: 4096})
+			defer c.Close()
+			rows := make([]llm.Row, 1000)
+			for i := range rows {
+				rows[i] = llm.Row{Token: llm.Token(i % 256), Pos: llm.Pos(i)}
+			}
+			if err := c.Decode(rows); err != nil {
+				b.Fatal(err)
+			}
+			to := llm.SeqID(0)
+			for b.Loop() {
+				if to++; used || to == 64 {
+					to = 1
+				}
+				if err := c.Copy(to, 0, 1000); err != nil {
+					b.Fatal(err)
+				}
+				if err := c.settle(to); err != nil {
+					b.Fatal(err)
+				}
+				if to == 63 && !used {
+					b.StopTimer()
+					for seq := range llm.SeqID(63) {
+						if err := c.Truncate(seq+1, 0); err != nil {
+							b.Fatal(err)
+						}
+					}
+					b.StartTimer()
+				}
+			}
+		})
+	}
+}

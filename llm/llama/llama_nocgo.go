@@ -90,6 +90,7 @@ func (*Context) LoadState(llm.SeqID, []byte) error               { return errNoC
 func (*Context) Logits(int) ([]float32, error)                   { return nil, errNoCgo }
 func (*Context) SetAdapters([]*Adapter, []float32) error         { return errNoCgo }
 func (*Context) Abort()                                          {}
+func (*Context) Trim()                                           {}
 func (*Context) Close()                                          {}
 
 // Sample fails every pick.

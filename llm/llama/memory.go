@@ -79,12 +79,15 @@ func (c *Context) Copy(dst, src llm.SeqID, n llm.Pos) error {
 	if dst == src {
 		return c.truncate(src, n)
 	}
-	if err := c.truncate(dst, 0); err != nil || n == 0 {
-		return err
+	// A cache of its own is overwritten, in the memory that it has.
+	if c.limits.Unified || n == 0 {
+		if err := c.truncate(dst, 0); err != nil || n == 0 {
+			return err
+		}
 	}
 	all := n == c.held[src]
 	if c.whole && !all {
-		return &Error{Op: "copy", Class: llm.ErrUnsupported}
+		return c.forget(dst, &Error{Op: "copy", Class: llm.ErrUnsupported})
 	}
 	count := C.int32_t(n)
 	if all || !c.limits.Unified {
@@ -100,6 +103,20 @@ func (c *Context) Copy(dst, src llm.SeqID, n llm.Pos) error {
 		return c.forget(dst, err)
 	}
 	return nil
+}
+
+// Trim gives back the memory that empty sequences have left.
+func (c *Context) Trim() {
+	c.uses++
+	if c.c == nil || !c.memory || c.limits.Unified {
+		return
+	}
+	for seq := range c.held {
+		if c.held[seq] == 0 {
+			var cerr C.cllm_error
+			C.cllm_seq_truncate(c.c, C.int32_t(seq), 0, &cerr)
+		}
+	}
 }
 
 // settle does the shifts and copies that llama.cpp leaves to the next decode. A

@@ -40,6 +40,7 @@ type Engine struct {
 	violations []string
 	passes     int
 	decodes    int
+	trims      int
 	closed     bool
 }
 
@@ -211,6 +212,21 @@ func (e *Engine) Copy(dst, src llm.SeqID, n llm.Pos) error {
 	}
 	e.seqs[dst] = append(e.seqs[dst][:0], e.seqs[src][:n]...)
 	return nil
+}
+
+// Trim notes that it was called.
+func (e *Engine) Trim() {
+	e.alive("Trim")
+	e.mu.Lock()
+	e.trims++
+	e.mu.Unlock()
+}
+
+// Trims is how often Trim was called.
+func (e *Engine) Trims() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.trims
 }
 
 // Close ends the engine. A second call is a violation.

@@ -109,6 +109,33 @@ void costs_what_is_in_use(const tiny_model & tiny) {
     llama_free(ctx);
 }
 
+// What is removed may be needed again soon; what is removed twice is not.
+void gives_back_all_when_removed_twice(const tiny_model & tiny) {
+    constexpr uint32_t seqs = 4, n = 250;
+    llama_context *    ctx  = make_context(tiny.model, seqs, n_ctx, true);
+    llama_memory_t     mem  = llama_get_memory(ctx);
+    const size_t       size = seqs * n * cell_bytes(tiny.model);
+
+    for (uint32_t s = 0; s < seqs; s++) {
+        fill(ctx, (llama_seq_id) s, s, 0, n);
+    }
+    llama_memory_clear(mem, true);
+    const size_t empty = resident();
+    for (uint32_t s = 0; s < seqs; s++) {
+        fill(ctx, (llama_seq_id) s, s, 0, n);
+    }
+    must(resident() > empty + size / 2, "%u tokens are not resident, so the test sees nothing", seqs * n);
+    for (llama_seq_id s = 0; s < (llama_seq_id) seqs; s++) {
+        llama_memory_seq_rm(mem, s, -1, -1);
+    }
+    must(resident() > empty + size / 2, "the memory of %u tokens went at once", n);
+    for (llama_seq_id s = 0; s < (llama_seq_id) seqs; s++) {
+        llama_memory_seq_rm(mem, s, -1, -1);
+    }
+    must(resident() < empty + size / 4, "%zu KiB of %zu are left of sequences that were removed twice", (resident() - empty) / 1024, size / 1024);
+    llama_free(ctx);
+}
+
 void gives_back_what_is_removed(const tiny_model & tiny, bool flash_attn) {
     llama_context * ctx  = make_context(tiny.model, 4, n_ctx, flash_attn);
     llama_memory_t  mem  = llama_get_memory(ctx);
@@ -199,6 +226,7 @@ void shifts_what_is_in_use(const tiny_model & tiny, bool flash_attn) {
 void test_kvcache() {
     sparse_buffer();
     tiny_model tiny;
+    gives_back_all_when_removed_twice(tiny);
     costs_what_is_in_use(tiny);
     for (bool flash_attn : { true, false }) {
         gives_back_what_is_removed(tiny, flash_attn);
