@@ -374,6 +374,32 @@ func TestPullWithoutAKeySaysWhatIsMissing(t *testing.T) {
 	})
 }
 
+func TestAKeyThatCanNotBeReadIsNotTakenForTheStoresFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := modelstoretest.NewRegistry()
+		reg.AddModel("library/x:latest", noise(13, 100))
+		s, m := pushed(t, reg)
+		for _, cause := range []error{syscall.EACCES, syscall.ENOENT} {
+			s.registry.Sign = func(context.Context, []byte) (string, error) {
+				return "", &os.PathError{Op: "open", Path: "/home/x/.ollama/id_ed25519", Err: cause}
+			}
+			reg.On("GET", "/manifests/", 1, func(w http.ResponseWriter, req *http.Request, _ http.Handler) {
+				fmt.Fprint(w, reg.ManifestOf("library/x:latest"))
+			})
+			reg.RequireToken("", 0)
+			reg.Asked()
+			for _, err := range []error{s.Pull(t.Context(), name(t, "x"), false, nil), s.Push(t.Context(), m.Name, false, nil)} {
+				if err == nil || !strings.HasPrefix(err.Error(), "the registry asks who we are, and the key can't be read") || errors.Is(err, ErrReadOnly) {
+					t.Errorf("%v: got %v", cause, err)
+				}
+			}
+			if asked := strings.Join(reg.Asked(), "\n"); strings.Contains(asked, "POST") {
+				t.Errorf("%v: the push goes on:\n%s", cause, asked)
+			}
+		}
+	})
+}
+
 func TestPullGoesOnWhereACancelledOneStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reg := modelstoretest.NewRegistry()
