@@ -205,11 +205,7 @@ func (d *download) fill(ctx context.Context) error {
 		err = d.verified(ctx)
 	}
 	if err == nil {
-		if err := files.publish(d.digest); err != nil {
-			return err
-		}
-		d.store.spare(files.root, d.digest)
-		return nil
+		return files.publish(d.digest)
 	}
 	// What is wrong is worth nothing, and others need the space of a disk that has
 	// become full.

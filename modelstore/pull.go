@@ -58,7 +58,7 @@ func (s *Store) pull(ctx context.Context, r *remote, n Name, m *manifest, h *hol
 		if err := s.fetch(ctx, r, l, progress); err != nil {
 			return err
 		}
-		h.renew(l.Digest)
+		h.spare(l.Digest)
 	}
 	progress(Progress{Status: "verifying sha256 digest"}) // it has been: fetch does it meanwhile
 	progress(Progress{Status: "writing manifest"})

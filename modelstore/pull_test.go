@@ -549,6 +549,35 @@ func TestDeleteAndPruneSpareWhatAPullNeeds(t *testing.T) {
 	})
 }
 
+func TestAnotherProgramsPruneSparesWhatALongPullHasFetched(t *testing.T) {
+	reg := modelstoretest.NewRegistry()
+	first, second := noise(11, 3000), noise(12, 3000)
+	reg.AddModel("library/x:latest", first, second)
+	s := onOllama(t, reg)
+	held, release := make(chan struct{}, 10), make(chan struct{})
+	reg.On("GET", modelstoretest.DigestOf(second), modelstoretest.Always, modelstoretest.Hold(held, release))
+	done := make(chan error, 1)
+	go func() { done <- s.Pull(t.Context(), name(t, "x"), false, nil) }()
+	<-held
+	later := openStore(t, s.dir)
+	later.now = func() time.Time { return time.Now().Add(5 * time.Hour) }
+	if _, err := later.Prune(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	wantPulled(t, s, "x", reg, "library/x:latest")
+	if n := strings.Count(strings.Join(reg.Asked(), "\n"), modelstoretest.DigestOf(first)); n != 3 {
+		t.Errorf("the first blob's three parts were asked for %d times", n)
+	}
+	info, err := s.statBlob(DigestOf(first))
+	if err != nil || time.Until(info.ModTime()) > time.Minute {
+		t.Errorf("its time is still ahead: %v, %v", info.ModTime(), err)
+	}
+}
+
 func ExampleRegistryError() {
 	fmt.Println(&RegistryError{Status: 404, Text: "not here"})
 	fmt.Println(&RegistryError{Status: 403, Text: "denied"})
