@@ -239,7 +239,9 @@ func (d *download) open(ctx context.Context) (*partial, error) {
 		if wait == leastUsePause {
 			slog.Info("another program is downloading a file, the pull waits for it", "digest", d.digest)
 		}
-		d.completed.Store(noted)
+		if noted > 0 { // at its end the other program removes its notes
+			d.completed.Store(noted)
+		}
 		if err := pause(ctx, wait); err != nil {
 			return nil, err
 		}

@@ -190,6 +190,10 @@ func TestAPushThatBreaksOffGoesOnWhereTheRegistryStands(t *testing.T) {
 			r.On("PATCH", "", 1, half())
 			r.On("GET", "/uploads/", modelstoretest.Always, modelstoretest.Status(404))
 		}, 3},
+		{"and it has lost the upload, and does not know", func(r *modelstoretest.Registry) {
+			r.On("PATCH", "", 1, half())
+			r.On("GET", "/uploads/", modelstoretest.Always, modelstoretest.Status(500))
+		}, 3},
 		{"and it tells too little", lies("0-9"), 3},
 		{"and it tells too much", lies("0-99999999"), 3},
 		{"and it tells nonsense", lies("bytes 1-2/3"), 3},

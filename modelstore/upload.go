@@ -47,7 +47,12 @@ type blobUpload struct {
 	next  *url.URL // where the upload goes on; nil: only from its beginning
 	have  int64    // bytes that the registry is known to have, of the upload at next
 	most  int64    // that it had of any
+	idle  int      // attempts in a row without headway
 }
+
+// maxIdle is after how many attempts without headway an upload is given up for a new
+// one: a registry may have lost it, and not know.
+const maxIdle = 4
 
 // run sends the blob and tells how far it is.
 func (u *blobUpload) run(ctx context.Context, tell func(done int64)) error {
@@ -101,7 +106,12 @@ func (u *blobUpload) attempt(ctx context.Context) (moved bool, err error) {
 			}
 		}
 	}
-	return u.most > before, err
+	if moved = u.most > before; moved {
+		u.idle = 0
+	} else if u.idle++; u.idle == maxIdle {
+		u.next = nil
+	}
+	return moved, err
 }
 
 // restart begins the upload. next is nil if the registry has the blob after all.
@@ -222,8 +232,8 @@ func location(resp *http.Response) (*url.URL, error) {
 	return u, nil
 }
 
-// patch sends a part, from a byte of the blob on. It returns where the next one goes, and where this one has to be
-// sent if the registry did not take it.
+// patch sends a part, from a byte of the blob on. It returns where the next one goes,
+// and where this one has to be sent if the registry did not take it.
 func (u *blobUpload) patch(ctx context.Context, to *url.URL, p *span, from int64) (next, target *url.URL, err error) {
 	body := u.part(p)
 	body.from = from - p.at
