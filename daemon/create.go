@@ -12,7 +12,8 @@ import (
 	"cllm/modelstore"
 )
 
-// create answers POST /api/create.
+// create answers POST /api/create. A model that is to be made of one that is not in
+// the store has that one pulled first.
 func (d *Daemon) create(c *gin.Context) {
 	var req api.CreateRequest
 	if err := decode(c, &req); err != nil {
@@ -25,8 +26,16 @@ func (d *Daemon) create(c *gin.Context) {
 		return
 	}
 	out := &progress{c: c, stream: isTrue(req.Stream)}
-	err = d.store.Create(c.Request.Context(), r, out.tell)
+	ctx := c.Request.Context()
+	err = d.store.Create(ctx, r, out.tell)
 	if missing := (*modelstore.NotFoundError)(nil); errors.As(err, &missing) {
+		if err := d.store.Pull(ctx, missing.Name, false, out.tellButSuccess); err != nil {
+			d.transferred(out, err)
+			return
+		}
+		err = d.store.Create(ctx, r, out.tell)
+	}
+	if missing := (*modelstore.NotFoundError)(nil); errors.As(err, &missing) { // it was deleted at once
 		err = notFound(req.From)
 	}
 	if err != nil {
@@ -89,6 +98,14 @@ func (p *progress) tell(now modelstore.Progress) {
 	// A client that has gone ends the work through the request's context.
 	if json.NewEncoder(p.c.Writer).Encode(p.last) == nil {
 		p.c.Writer.Flush()
+	}
+}
+
+// tellButSuccess is tell for a part of the work. Clients take the line with success
+// for the end of all, and leave.
+func (p *progress) tellButSuccess(now modelstore.Progress) {
+	if now.Status != "success" {
+		p.tell(now)
 	}
 }
 

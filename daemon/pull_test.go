@@ -2,12 +2,14 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/ollama/ollama/api"
 
 	"cllm/llm/llmtest"
 	"cllm/modelstore/modelstoretest"
@@ -33,6 +35,21 @@ func posted(t *testing.T, a *testAPI, path, body string) (status int, contentTyp
 		t.Fatal(err)
 	}
 	return res.StatusCode, res.Header.Get("Content-Type"), string(raw)
+}
+
+// lastOfEach leaves, of the lines that tell how far a blob is, the last one: how many
+// there are depends on the clock.
+func lastOfEach(text string) string {
+	var lines []string
+	for line := range strings.SplitAfterSeq(text, "\n") {
+		blob, _, counts := strings.Cut(line, `","total":`)
+		if n := len(lines); counts && n > 0 && strings.HasPrefix(lines[n-1], blob) {
+			lines[n-1] = line
+			continue
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "")
 }
 
 func TestPullAndPushAnswerAsOllamaDoes(t *testing.T) {
@@ -73,9 +90,62 @@ func TestPullAndPushAnswerAsOllamaDoes(t *testing.T) {
 		if status != test.status || !strings.HasPrefix(contentType, strings.TrimSuffix(test.contentType, "; charset=utf-8")) {
 			t.Errorf("%s %s: %d, %s", test.path, test.body, status, contentType)
 		}
-		if diff := cmp.Diff(test.want, got); diff != "" {
+		if diff := cmp.Diff(test.want, lastOfEach(got)); diff != "" {
 			t.Errorf("%s %s (-want +got):\n%s", test.path, test.body, diff)
 		}
+	}
+}
+
+func TestCreateOfAModelThatIsNotHerePullsItFirst(t *testing.T) {
+	reg := modelstoretest.NewRegistry()
+	weights := gguf(t, nil)
+	m := reg.AddModel("library/base:latest", weights)
+	reg.AddModel("library/other:latest", weights)
+	layer, config := m.Layers[0].Digest, m.Config.Digest
+	a := serveWith(t, reg)
+
+	status, contentType, got := posted(t, a, "/api/create", `{"model":"mine","from":"base","system":"Be brief."}`)
+	begin := `{"status":"pulling manifest"}` + "\n" +
+		`{"status":"pulling ` + layer[7:19] + `","digest":"` + layer + `","total":` + fmt.Sprint(len(weights)) + `,"completed":` + fmt.Sprint(len(weights)) + `}` + "\n" +
+		`{"status":"pulling ` + config[7:19] + `","digest":"` + config + `","total":46,"completed":46}` + "\n" +
+		`{"status":"verifying sha256 digest"}` + "\n" + `{"status":"writing manifest"}` + "\n" +
+		`{"status":"using existing layer ` + layer + `"}` + "\n"
+	if status != 200 || !strings.HasPrefix(contentType, typeLines) || !strings.HasPrefix(lastOfEach(got), begin) || !strings.HasSuffix(got, "\n"+`{"status":"success"}`+"\n") {
+		t.Errorf("%d, %s:\n%s\nwant it to begin with\n%s", status, contentType, got, begin)
+	}
+	if n := strings.Count(got, `"success"`); n != 1 {
+		t.Errorf("success is told %d times; clients leave at the first", n)
+	}
+	if shown := into[api.ShowResponse](t, a.post("/api/show", `{"model":"mine"}`)); shown.System != "Be brief." {
+		t.Errorf("shown: %+v", shown)
+	}
+
+	if status, _, got = posted(t, a, "/api/create", `{"model":"too","from":"other","stream":false}`); status != 200 || got != `{"status":"success"}` {
+		t.Errorf("no stream: %d %s", status, got)
+	}
+	for _, name := range []string{"base", "other", "too"} {
+		if r := a.post("/api/show", `{"model":"`+name+`"}`); r.status != 200 {
+			t.Errorf("%s: %d %s", name, r.status, r.body)
+		}
+	}
+	reg.Asked()
+	if status, _, got = posted(t, a, "/api/create", `{"model":"mine","from":"BASE"}`); status != 200 || len(reg.Asked()) != 0 {
+		t.Errorf("what is here is asked for again: %d %s", status, got)
+	}
+}
+
+func TestCreateOfAModelThatCanNotBePulledFailsAsThePullDoes(t *testing.T) {
+	a := serveWith(t, modelstoretest.NewRegistry())
+	status, _, got := posted(t, a, "/api/create", `{"model":"mine","from":"nowhere"}`)
+	if want := `{"status":"pulling manifest"}` + "\n" + `{"error":"pull model manifest: file does not exist"}` + "\n"; status != 200 || got != want {
+		t.Errorf("%d %s, want %s", status, got, want)
+	}
+	status, _, got = posted(t, a, "/api/create", `{"model":"mine","from":"nowhere","stream":false}`)
+	if want := `{"error":"pull model manifest: file does not exist"}`; status != 500 || got != want {
+		t.Errorf("%d %s, want %s", status, got, want)
+	}
+	if r := a.post("/api/show", `{"model":"mine"}`); r.status != 404 {
+		t.Errorf("a model was made: %s", r.body)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"time"
 )
 
 // Copy makes dst a second name of the model src. The errors are *InvalidNameError
@@ -239,7 +240,14 @@ func (h *hold) abandon(created []Digest) {
 
 // renew makes a blob that no model needs young again, so that another program's
 // Prune spares it while this one makes a model of it.
-func (h *hold) renew(d Digest) {
+func (h *hold) renew(d Digest) { h.setTime(d, h.store.now()) }
+
+// spare is renew for a pull, whose other blobs may take hours: the time is ahead. It is
+// set right (settleTimes) when the model is there.
+func (h *hold) spare(d Digest) { h.setTime(d, h.store.now().Add(youngDownload-youngBlob)) }
+
+// setTime sets the time of a blob that no model needs.
+func (h *hold) setTime(d Digest, t time.Time) {
 	s := h.store
 	root, err := s.manifests.open()
 	if err != nil {
@@ -249,7 +257,7 @@ func (h *hold) renew(d Digest) {
 	if used, _, err := s.used(root); err == nil && !used[d] {
 		if blobs, err := s.blobs.open(); err == nil {
 			defer blobs.Close()
-			_ = blobs.Chtimes(d.file(), s.now(), s.now()) // it may be another user's
+			_ = blobs.Chtimes(d.file(), t, t) // it may be another user's
 		}
 	}
 }

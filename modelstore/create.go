@@ -81,9 +81,10 @@ func ParseLicense(v any) ([]string, error) {
 // nil, is called from the calling goroutine, the last time with "success".
 //
 // Errors that match ErrBadRequest are the caller's. A *NotFoundError says that From
-// is not in the store: pull it, then call again. Whatever the error, the name stands
-// for what it stood for before; only when the disk fails in the last step of all, the
-// sync of the folder, it may stand for the new model already.
+// is not in the store, and comes before any progress: pull it, then call again.
+// Whatever the error, the name stands for what it stood for before; only when the disk
+// fails in the last step of all, the sync of the folder, it may stand for the new model
+// already.
 func (s *Store) Create(ctx context.Context, req CreateRequest, progress func(Progress)) (err error) {
 	name, err := valid(req.Name)
 	if err != nil {

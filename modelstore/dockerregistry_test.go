@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -24,6 +25,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -122,6 +124,48 @@ func roundTrip(t *testing.T, addr string) {
 }
 
 func TestModelsGoThroughADockerRegistry(t *testing.T) { roundTrip(t, dockerRegistry(t, "")) }
+
+// A push whose connection breaks ends well, whatever is left at docker-registry: that
+// tells how much it has where no part was broken, and forgets the upload otherwise.
+func TestAPushToADockerRegistryThatBreaksOffGoesOnOrBeginsAnew(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		forward int64 // bytes of the third part that arrive
+		begun   int   // uploads, for two blobs
+	}{{"before a part", 0, 2}, {"within a part", smallPart, 3}} {
+		t.Run(test.name, func(t *testing.T) {
+			proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: dockerRegistry(t, "")})
+			proxy.ErrorLog = log.New(io.Discard, "", 0)
+			var parts, begun atomic.Int64
+			front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				switch {
+				case req.Method == http.MethodPost:
+					begun.Add(1)
+				case req.Method == http.MethodPatch && parts.Add(1) == 3:
+					if test.forward > 0 {
+						req.Body = io.NopCloser(io.LimitReader(req.Body, test.forward))
+						proxy.ServeHTTP(&nowhere{}, req)
+					}
+					panic(http.ErrAbortHandler)
+				}
+				proxy.ServeHTTP(w, req)
+			}))
+			defer front.Close()
+			s, n := onNetwork(t), name(t, strings.TrimPrefix(front.URL, "http://")+"/team/model")
+			s.registry.leastPart = 2 * smallPart
+			create(t, s, CreateRequest{Name: n, Files: map[string]string{"m.gguf": upload(t, s, ggufFile(t, 4000, untalkative))}})
+			if err := s.Push(t.Context(), n, true, nil); err != nil {
+				t.Fatal(err)
+			}
+			if got := begun.Load(); got != int64(test.begun) {
+				t.Errorf("%d uploads were begun, want %d", got, test.begun)
+			}
+			if err := onNetwork(t).Pull(t.Context(), n, true, nil); err != nil { // which verifies all
+				t.Error(err)
+			}
+		})
+	}
+}
 
 // tokenServer gives tokens that docker-registry believes, to whoever signs as Ollama
 // does, and passes all else on. Both have one address, as Ollama's protocol wants it.

@@ -194,8 +194,8 @@ func (d *download) run(ctx context.Context) error {
 
 // fill is run with the errors as they come.
 func (d *download) fill(ctx context.Context) error {
-	files, err := openPartial(d.store.blobs, d.digest, d.size, cmp.Or(d.remote.registry.leastPart, minPart))
-	if err != nil {
+	files, err := d.open(ctx)
+	if files == nil {
 		return err
 	}
 	defer files.close()
@@ -205,11 +205,7 @@ func (d *download) fill(ctx context.Context) error {
 		err = d.verified(ctx)
 	}
 	if err == nil {
-		if err := files.publish(d.digest); err != nil {
-			return err
-		}
-		d.store.spare(files.root, d.digest)
-		return nil
+		return files.publish(d.digest)
 	}
 	// What is wrong is worth nothing, and others need the space of a disk that has
 	// become full.
@@ -221,6 +217,35 @@ func (d *download) fill(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// How often it is looked whether another program still downloads the blob. The pause
+// grows from one to the other.
+const (
+	leastUsePause = 50 * time.Millisecond
+	mostUsePause  = time.Second
+)
+
+// open opens the files. While another program downloads the blob it waits, and goes on
+// with what is there if that program fails or dies. Without files and without an error
+// the blob is there.
+func (d *download) open(ctx context.Context) (*partial, error) {
+	there := func() (bool, error) { return d.store.hasSize(layer{Digest: d.digest, Size: d.size}) }
+	for wait := leastUsePause; ; wait = min(2*wait, mostUsePause) {
+		files, noted, err := openPartial(d.store.blobs, d.digest, d.size, cmp.Or(d.remote.registry.leastPart, minPart), there)
+		if !errors.Is(err, errInUse) {
+			return files, err
+		}
+		if wait == leastUsePause {
+			slog.Info("another program is downloading a file, the pull waits for it", "digest", d.digest)
+		}
+		if noted > 0 { // at its end the other program removes its notes
+			d.completed.Store(noted)
+		}
+		if err := pause(ctx, wait); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // verified fetches the blob until all of it is there and is what it shall be.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"os"
 	"strconv"
@@ -149,16 +148,6 @@ func (d *download) readWhole(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// spare keeps a blob that no model needs yet from any program's pruning as long as
-// the other parts of its model may be on their way: its time is ahead. The time is
-// set right when the model is there.
-func (s *Store) spare(root *os.Root, d Digest) {
-	ahead := s.now().Add(youngDownload - youngBlob)
-	if err := root.Chtimes(d.file(), ahead, ahead); err != nil {
-		slog.Debug("the time of a file can't be set", "digest", d, "error", err)
-	}
 }
 
 // settleTimes sets the times of the blobs that spare has put ahead.

@@ -232,24 +232,6 @@ func TestTheFilesOfADownloadAreOllamas(t *testing.T) {
 	}
 }
 
-func TestADownloadThatAnotherProgramWritesIsLeftAlone(t *testing.T) {
-	reg := modelstoretest.NewRegistry()
-	weights := noise(3, 3000)
-	reg.AddModel("library/x:latest", weights)
-	s := onOllama(t, reg)
-	other, err := openPartial(openStore(t, s.dir).blobs, DigestOf(weights), 3000, smallPart)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Pull(t.Context(), name(t, "x"), false, nil); !errors.Is(err, errInUse) {
-		t.Errorf("got %v", err)
-	}
-	other.close()
-	if err := s.Pull(t.Context(), name(t, "x"), false, nil); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestAFullDiskIsToldAndCleared(t *testing.T) {
 	reg := modelstoretest.NewRegistry()
 	weights := noise(4, 3000)

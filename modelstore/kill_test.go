@@ -69,7 +69,7 @@ func finishPulls(t *testing.T, dir string, s *modelstoretest.Storm) {
 // betweenPrograms tells the errors that two programs on one folder may cause each
 // other. They are sentences about what to do.
 func betweenPrograms(err error) bool {
-	for _, text := range []string{"upload it first", "pull or create the model again", "another program is downloading"} {
+	for _, text := range []string{"upload it first", "pull or create the model again"} {
 		if strings.Contains(err.Error(), text) {
 			return true
 		}

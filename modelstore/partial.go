@@ -107,25 +107,50 @@ type partial struct {
 	leastPart int64 // bytes
 }
 
-var errInUse = errors.New("another program is downloading the same file: wait until it is done, then pull again")
+// errInUse is returned while another program, or another store, downloads the blob.
+var errInUse = errors.New("another program is downloading the same file")
 
 // openPartial opens the files of a download, those of an earlier one if they can be
-// gone on with.
-func openPartial(f folder, d Digest, size, leastPart int64) (*partial, error) {
+// gone on with. With errInUse it tells how much the other program has noted.
+//
+// there looks for the blob. Once the files are ours nobody else can be bringing it, so
+// what it says counts; if the blob is there, nothing is opened and nothing is left.
+func openPartial(f folder, d Digest, size, leastPart int64, there func() (bool, error)) (p *partial, noted int64, err error) {
 	root, err := f.make()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	p := &partial{folder: f, root: root, name: d.file() + partialSuffix, size: size, leastPart: leastPart}
-	if err := p.openData(); err != nil {
-		p.close()
-		return nil, err
+	p = &partial{folder: f, root: root, name: d.file() + partialSuffix, size: size, leastPart: leastPart}
+	if err = p.openData(); errors.Is(err, errInUse) {
+		noted = p.noted()
 	}
-	if err := p.openParts(); err != nil {
-		p.close()
-		return nil, err
+	found := false
+	if err == nil {
+		found, err = there()
 	}
-	return p, nil
+	switch {
+	case err == nil && found:
+		err = p.discard()
+	case err == nil:
+		if err = p.openParts(); err == nil {
+			return p, 0, nil
+		}
+	}
+	p.close()
+	return nil, noted, err
+}
+
+// noted is how much is there by the files of the parts, which another program writes.
+func (p *partial) noted() (n int64) {
+	parts, err := p.readParts()
+	for _, one := range parts {
+		n += one.done.Load()
+		one.file.Close()
+	}
+	if err != nil || n > p.size {
+		return 0 // they are being made or removed
+	}
+	return n
 }
 
 // openData opens the data, and locks it.

@@ -13,7 +13,7 @@ import (
 // Every blob is verified before it gets its name, and the model's name comes last:
 // whatever the error, the name stands for what it stood for before. What was fetched
 // by then stays, and the next Pull goes on with it; only a full disk is cleared. Pulls
-// of the same blob share its download.
+// of the same blob share its download; one that another program has begun is waited for.
 func (s *Store) Pull(ctx context.Context, n Name, insecure bool, progress func(Progress)) error {
 	n, err := valid(n)
 	if err != nil {
@@ -58,7 +58,7 @@ func (s *Store) pull(ctx context.Context, r *remote, n Name, m *manifest, h *hol
 		if err := s.fetch(ctx, r, l, progress); err != nil {
 			return err
 		}
-		h.renew(l.Digest)
+		h.spare(l.Digest)
 	}
 	progress(Progress{Status: "verifying sha256 digest"}) // it has been: fetch does it meanwhile
 	progress(Progress{Status: "writing manifest"})

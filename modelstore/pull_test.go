@@ -374,6 +374,32 @@ func TestPullWithoutAKeySaysWhatIsMissing(t *testing.T) {
 	})
 }
 
+func TestAKeyThatCanNotBeReadIsNotTakenForTheStoresFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := modelstoretest.NewRegistry()
+		reg.AddModel("library/x:latest", noise(13, 100))
+		s, m := pushed(t, reg)
+		for _, cause := range []error{syscall.EACCES, syscall.ENOENT} {
+			s.registry.Sign = func(context.Context, []byte) (string, error) {
+				return "", &os.PathError{Op: "open", Path: "/home/x/.ollama/id_ed25519", Err: cause}
+			}
+			reg.On("GET", "/manifests/", 1, func(w http.ResponseWriter, req *http.Request, _ http.Handler) {
+				fmt.Fprint(w, reg.ManifestOf("library/x:latest"))
+			})
+			reg.RequireToken("", 0)
+			reg.Asked()
+			for _, err := range []error{s.Pull(t.Context(), name(t, "x"), false, nil), s.Push(t.Context(), m.Name, false, nil)} {
+				if err == nil || !strings.HasPrefix(err.Error(), "the registry asks who we are, and the key can't be read") || errors.Is(err, ErrReadOnly) {
+					t.Errorf("%v: got %v", cause, err)
+				}
+			}
+			if asked := strings.Join(reg.Asked(), "\n"); strings.Contains(asked, "POST") {
+				t.Errorf("%v: the push goes on:\n%s", cause, asked)
+			}
+		}
+	})
+}
+
 func TestPullGoesOnWhereACancelledOneStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reg := modelstoretest.NewRegistry()
@@ -521,6 +547,35 @@ func TestDeleteAndPruneSpareWhatAPullNeeds(t *testing.T) {
 		}
 		wantPulled(t, s, "y", reg, "library/y:latest")
 	})
+}
+
+func TestAnotherProgramsPruneSparesWhatALongPullHasFetched(t *testing.T) {
+	reg := modelstoretest.NewRegistry()
+	first, second := noise(11, 3000), noise(12, 3000)
+	reg.AddModel("library/x:latest", first, second)
+	s := onOllama(t, reg)
+	held, release := make(chan struct{}, 10), make(chan struct{})
+	reg.On("GET", modelstoretest.DigestOf(second), modelstoretest.Always, modelstoretest.Hold(held, release))
+	done := make(chan error, 1)
+	go func() { done <- s.Pull(t.Context(), name(t, "x"), false, nil) }()
+	<-held
+	later := openStore(t, s.dir)
+	later.now = func() time.Time { return time.Now().Add(5 * time.Hour) }
+	if _, err := later.Prune(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	wantPulled(t, s, "x", reg, "library/x:latest")
+	if n := strings.Count(strings.Join(reg.Asked(), "\n"), modelstoretest.DigestOf(first)); n != 3 {
+		t.Errorf("the first blob's three parts were asked for %d times", n)
+	}
+	info, err := s.statBlob(DigestOf(first))
+	if err != nil || time.Until(info.ModTime()) > time.Minute {
+		t.Errorf("its time is still ahead: %v, %v", info.ModTime(), err)
+	}
 }
 
 func ExampleRegistryError() {

@@ -161,6 +161,70 @@ func (*nowhere) Header() http.Header         { return http.Header{} }
 func (*nowhere) Write(p []byte) (int, error) { return len(p), nil }
 func (*nowhere) WriteHeader(int)             {}
 
+func TestAPushThatBreaksOffGoesOnWhereTheRegistryStands(t *testing.T) {
+	lies := func(offset string) func(*modelstoretest.Registry) {
+		return func(r *modelstoretest.Registry) {
+			r.On("PATCH", "", 1, half())
+			r.On("GET", "/uploads/", 1, modelstoretest.Status(204, "Range", offset))
+		}
+	}
+	tests := []struct {
+		name    string
+		order   func(*modelstoretest.Registry)
+		uploads int // that are begun, for two blobs
+	}{
+		{"half of a part", func(r *modelstoretest.Registry) { r.On("PATCH", "", 1, half()) }, 2},
+		{"halves of halves, more often than tries are", func(r *modelstoretest.Registry) { r.On("PATCH", "", 9, half()) }, 2},
+		{"half of the third part", func(r *modelstoretest.Registry) {
+			r.On("PATCH", "", 2, func(w http.ResponseWriter, req *http.Request, serve http.Handler) { serve.ServeHTTP(w, req) })
+			r.On("PATCH", "", 1, half())
+		}, 2},
+		{"a part whose answer is lost", func(r *modelstoretest.Registry) { r.On("PATCH", "", 1, unheard()) }, 2},
+		{"the end refused for now", func(r *modelstoretest.Registry) { r.On("PUT", "/uploads/", 1, modelstoretest.Status(503)) }, 2},
+		{"and the registry is away for a while", func(r *modelstoretest.Registry) {
+			r.On("PATCH", "", 1, half())
+			r.On("GET", "/uploads/", 2, modelstoretest.Status(502))
+		}, 2},
+		{"nothing of a part", func(r *modelstoretest.Registry) { r.On("PATCH", "", 1, modelstoretest.Status(500)) }, 3},
+		{"and it does not tell", func(r *modelstoretest.Registry) {
+			r.On("PATCH", "", 1, half())
+			r.On("GET", "/uploads/", modelstoretest.Always, modelstoretest.Status(404))
+		}, 3},
+		{"and it has lost the upload, and does not know", func(r *modelstoretest.Registry) {
+			r.On("PATCH", "", 1, half())
+			r.On("GET", "/uploads/", modelstoretest.Always, modelstoretest.Status(500))
+		}, 3},
+		{"and it tells too little", lies("0-9"), 3},
+		{"and it tells too much", lies("0-99999999"), 3},
+		{"and it tells nonsense", lies("bytes 1-2/3"), 3},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				reg := modelstoretest.NewRegistry()
+				s, m := pushed(t, reg)
+				test.order(reg)
+				if err := s.Push(t.Context(), m.Name, false, nil); err != nil {
+					t.Fatal(err)
+				}
+				wantAtRegistry(t, s, reg)
+				asked := strings.Join(reg.Asked(), "\n")
+				if n := strings.Count(asked, "POST "); n != test.uploads {
+					t.Errorf("%d uploads were begun, want %d:\n%s", n, test.uploads, asked)
+				}
+			})
+		})
+	}
+}
+
+// unheard takes a part, and cuts the connection before it says so.
+func unheard() modelstoretest.Fault {
+	return func(_ http.ResponseWriter, req *http.Request, serve http.Handler) {
+		serve.ServeHTTP(&nowhere{}, req)
+		panic(http.ErrAbortHandler)
+	}
+}
+
 func TestPushMountsWhatAnotherModelHas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reg := modelstoretest.NewRegistry()
@@ -196,6 +260,7 @@ func TestPushSendsPartsWhereTheRegistryWantsThem(t *testing.T) {
 		})
 		reg.RequireToken("", 0)
 		s := networked(t, t.TempDir(), map[string]http.Handler{"registry.ollama.ai": reg, "parts.example": parts})
+		s.registry.leastPart = 0
 		createSmall(t, s, "x", 4000)
 		etags := make(chan string, 10)
 		reg.On("PUT", "/uploads/", modelstoretest.Always, func(w http.ResponseWriter, req *http.Request, serve http.Handler) {

@@ -85,8 +85,8 @@ func (r *remote) fetchToken(ctx context.Context, c challenge) (string, error) {
 	none := sha256.Sum256(nil)
 	data := fmt.Sprintf("%s,%s,%s", http.MethodGet, u, base64.StdEncoding.EncodeToString([]byte(hex.EncodeToString(none[:]))))
 	signature, err := r.registry.Sign(ctx, []byte(data))
-	if err != nil {
-		return "", fmt.Errorf("the registry asks who we are, and the key can't be read (%w): the daemon makes ~/.ollama/id_ed25519 when it starts and may write there", err)
+	if err != nil { // its kind is not told on: it is no file of the store, nor the registry's
+		return "", fmt.Errorf("the registry asks who we are, and the key can't be read (%v): the daemon makes ~/.ollama/id_ed25519 when it starts and may write there", err)
 	}
 	resp, err := r.send(ctx, call{method: http.MethodGet, url: u, upload: true, header: http.Header{"Authorization": {signature}}}, "")
 	if err != nil {

@@ -153,7 +153,7 @@ func pullAndPrune(t *testing.T, home string, storm *modelstoretest.Storm) {
 
 // namesARemedy tells the errors that two programs on one folder may cause each other.
 func namesARemedy(text string) bool {
-	for _, remedy := range []string{"upload it first", "pull or create the model again", "another program is downloading"} {
+	for _, remedy := range []string{"upload it first", "pull or create the model again"} {
 		if strings.Contains(text, remedy) {
 			return true
 		}

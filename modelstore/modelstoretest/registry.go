@@ -218,8 +218,8 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, digest st
 	http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(content))
 }
 
-// serveUpload takes uploads as docker-registry does: each part is put behind what came
-// before.
+// serveUpload takes uploads as the specification of registries has it: each part is put
+// behind what came before, also half of one, and whoever asks is told how much is there.
 func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, id string) {
 	body, err := io.ReadAll(req.Body)
 	r.mu.Lock()
@@ -236,6 +236,14 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, id stri
 		w.Header().Set("Docker-Upload-Location", req.URL.Path)
 		w.Header().Set("Location", fmt.Sprintf("%s/parts/%s/%s", r.parts, id, req.Header.Get("Content-Range")))
 		w.WriteHeader(http.StatusTemporaryRedirect)
+		return
+	case req.Method == http.MethodGet && r.uploads[id] != nil:
+		w.Header().Set("Location", req.URL.Path)
+		w.Header().Set("Range", fmt.Sprintf("0-%d", max(len(r.uploads[id])-1, 0)))
+		w.WriteHeader(http.StatusNoContent)
+		return
+	case req.Method == http.MethodPatch && !strings.HasPrefix(req.Header.Get("Content-Range"), fmt.Sprintf("%d-", len(r.uploads[id]))):
+		refuse(w, http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID")
 		return
 	case req.Method == http.MethodPatch:
 		r.uploads[id] = append(r.uploads[id], body...)

@@ -116,6 +116,11 @@ export async function serve({ command = cllm, home, env = {}, models = [] } = {}
     store,
     log: () => log,
     stop: () => end(child),
+    /** Ends it at once, as a power failure would. */
+    kill() {
+      child.kill('SIGKILL')
+      return child.gone
+    },
     /** One request without any client library. A body is sent as it is, or as JSON. */
     request: (method, route, body, headers = {}) => request(address, method, route, body, headers),
     /** The sum of a metric over all models. */
@@ -164,6 +169,25 @@ export async function create(daemon, name, { file = gguf[name], ...more } = {}) 
   const body = { model: name, files: { [path.basename(file)]: digest }, stream: false, ...more }
   const made = await daemon.request('POST', '/api/create', body)
   assert.deepEqual([made.status, made.text], [200, '{"status":"success"}'], `create ${name}`)
+}
+
+/** Starts the registry of scripts/compat/registry, whose main.go says what it has. */
+export async function registry() {
+  const child = start(fromRunner('CLLM_COMPAT_REGISTRY'), [gguf.tiny], { env: environment(tmpdir()), stdio: ['pipe', 'pipe', 'inherit'] })
+  const address = await new Promise((resolve, reject) => {
+    child.stdout.setEncoding('utf8').on('data', (text) => resolve(text.trim()))
+    child.gone.then(() => reject(new Error('the registry has ended')))
+  })
+  return {
+    /** The name to pull one of its models by. */
+    name: (model) => `${address}/library/${model}`,
+    /** A request of the tests' own. */
+    async ask(what) {
+      const { status, text } = await request(address, 'POST', `/test/${what}`)
+      assert.equal(status, 200, text)
+      return text
+    },
+  }
 }
 
 /**

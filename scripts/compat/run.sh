@@ -72,6 +72,8 @@ tmp=$(mktemp -d "${TMPDIR:-/tmp}/cllm-compat.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 export CLLM_COMPAT_OLLAMA TMPDIR=$tmp CLLM_COMPAT_MODELS=$tmp/gguf
 scripts/build-llama.sh --exec go run ./scripts/compat/tinymodels "$CLLM_COMPAT_MODELS"
+export CLLM_COMPAT_REGISTRY=$tmp/registry
+go build -buildvcs=false -o "$CLLM_COMPAT_REGISTRY" ./scripts/compat/registry
 
 read -ra flags <<<"${COMPATFLAGS:-}"
 # One file after the other: each starts daemons of its own. In the background, so that
