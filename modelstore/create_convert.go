@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"strings"
 
 	"cllm/modelstore/gguf"
 	"cllm/modelstore/safetensors"
@@ -145,22 +144,13 @@ func (c *creation) uploads(files map[string]string) (uploads, error) {
 	return u, nil
 }
 
-// Open opens a file. All but those with tensors are read into memory, so they may
-// not be large.
+// Open opens a file.
 func (u uploads) Open(name string) (fs.File, error) {
 	d, ok := u.files[name]
 	if !ok {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
-	f, err := u.store.openBlob(Name{}, d)
-	if err != nil {
-		return nil, err
-	}
-	if stat, err := f.Stat(); err == nil && stat.Size() > maxText && !strings.HasSuffix(name, ".safetensors") {
-		f.Close()
-		return nil, badRequestf("%s has %d bytes, the most is %d", name, stat.Size(), maxText)
-	}
-	return f, nil
+	return u.store.openBlob(Name{}, d)
 }
 
 // Glob finds the names at the top of the folder.
