@@ -33,10 +33,10 @@ func (c *creation) newFile(what, mediaType string, write func(f *os.File) error)
 	c.hold.add(d)
 	status := "using existing layer "
 	if _, err := s.statBlob(d); err != nil {
+		c.created = append(c.created, d) // it may be there though its folder can't be synced
 		if err := t.publish(d.file()); err != nil {
 			return nil, s.writeError(what, err)
 		}
-		c.created = append(c.created, d)
 		status = "creating new layer "
 	}
 	h, err := s.header(Name{}, d)
