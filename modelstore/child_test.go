@@ -279,7 +279,7 @@ func (c *child) Prune(ctx context.Context) error { return c.call(ctx, order{Do: 
 
 // stormDir returns a folder, in memory where that can be: a killed process loses
 // nothing that it has written, synced or not, and thousands of syncs take minutes.
-func stormDir(t *testing.T) string {
+func stormDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "cllm-store-")
 	if err != nil {
