@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 
 	"cllm/modelstore/gguf"
 	"cllm/modelstore/safetensors"
@@ -153,7 +154,7 @@ func (u uploads) Open(name string) (fs.File, error) {
 	return u.store.openBlob(Name{}, d)
 }
 
-// Glob finds the names at the top of the folder.
+// Glob finds the names at the top of the folder, in order.
 func (u uploads) Glob(pattern string) (names []string, err error) {
 	for n := range u.files {
 		ok, err := path.Match(pattern, n)
@@ -164,5 +165,6 @@ func (u uploads) Glob(pattern string) (names []string, err error) {
 			names = append(names, n)
 		}
 	}
+	slices.Sort(names)
 	return names, nil
 }
