@@ -26,10 +26,12 @@ import (
 
 // order is a line to the child.
 type order struct {
-	ID                         int
-	Do                         string // "upload", "create", ...; "leave" cancels the order of that ID
-	Name, From, Digest, System string
-	Content                    []byte
+	ID           int
+	Do           string // "upload", "create", ...; "leave" cancels the order of that ID
+	Name, System string
+	Digest       string
+	Content      []byte
+	modelstoretest.Source
 }
 
 // report is a line from the child.
@@ -115,11 +117,10 @@ func obey(ctx context.Context, s *Store, o order, progress func(Progress)) error
 	}
 	switch o.Do {
 	case "create":
-		req := CreateRequest{Name: n, From: o.From, System: o.System}
-		if o.From == "" {
-			req.Files = map[string]string{"m.gguf": o.Digest}
-		}
-		return s.Create(ctx, req, progress)
+		return s.Create(ctx, CreateRequest{
+			Name: n, From: o.From, Files: o.Files, Adapters: o.Adapters, System: o.System,
+			Quantization: o.Quantize, Quantize: fakeQuantizer(s),
+		}, progress)
 	case "copy":
 		from, err := ParseName(o.From)
 		if err != nil {
@@ -258,12 +259,12 @@ func (c *child) Upload(ctx context.Context, digest string, content io.Reader) er
 	return c.call(ctx, order{Do: "upload", Digest: digest, Content: b}, nil)
 }
 
-func (c *child) Create(ctx context.Context, name, from, digest, system string, line func()) error {
-	return c.call(ctx, order{Do: "create", Name: name, From: from, Digest: digest, System: system}, line)
+func (c *child) Create(ctx context.Context, name string, of modelstoretest.Source, system string, line func()) error {
+	return c.call(ctx, order{Do: "create", Name: name, Source: of, System: system}, line)
 }
 
 func (c *child) Copy(ctx context.Context, from, to string) error {
-	return c.call(ctx, order{Do: "copy", Name: to, From: from}, nil)
+	return c.call(ctx, order{Do: "copy", Name: to, Source: modelstoretest.Source{From: from}}, nil)
 }
 
 func (c *child) Delete(ctx context.Context, name string) error {
@@ -278,7 +279,7 @@ func (c *child) Prune(ctx context.Context) error { return c.call(ctx, order{Do: 
 
 // stormDir returns a folder, in memory where that can be: a killed process loses
 // nothing that it has written, synced or not, and thousands of syncs take minutes.
-func stormDir(t *testing.T) string {
+func stormDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "cllm-store-")
 	if err != nil {
@@ -296,6 +297,7 @@ func storm(t *testing.T, workers int) *modelstoretest.Storm {
 	for _, width := range []int{1000, 5000, 20_000, 60_000} {
 		s.Weights = append(s.Weights, ggufFile(t, width, untalkative))
 	}
+	s.Recipes = recipes(t)
 	// One pull brings new weights, one brings those that others upload.
 	reg := modelstoretest.NewLoopback(t)
 	s.Pulls = map[string]modelstoretest.Found{}

@@ -265,10 +265,10 @@ func (c *creation) save(l *newLayer) error {
 	status := "using existing layer"
 	if l.content != nil {
 		if _, err := c.store.statBlob(l.Digest); err != nil {
+			c.created = append(c.created, l.Digest) // it may be there though its folder can't be synced
 			if err := c.store.storeBlob(c.ctx, l.Digest, bytes.NewReader(l.content)); err != nil {
 				return err
 			}
-			c.created = append(c.created, l.Digest)
 			status = "creating new layer"
 		}
 	}

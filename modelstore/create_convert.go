@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"strings"
+	"slices"
 
 	"cllm/modelstore/gguf"
 	"cllm/modelstore/safetensors"
@@ -34,10 +34,10 @@ func (c *creation) newFile(what, mediaType string, write func(f *os.File) error)
 	c.hold.add(d)
 	status := "using existing layer "
 	if _, err := s.statBlob(d); err != nil {
+		c.created = append(c.created, d) // it may be there though its folder can't be synced
 		if err := t.publish(d.file()); err != nil {
 			return nil, s.writeError(what, err)
 		}
-		c.created = append(c.created, d)
 		status = "creating new layer "
 	}
 	h, err := s.header(Name{}, d)
@@ -145,25 +145,16 @@ func (c *creation) uploads(files map[string]string) (uploads, error) {
 	return u, nil
 }
 
-// Open opens a file. All but those with tensors are read into memory, so they may
-// not be large.
+// Open opens a file.
 func (u uploads) Open(name string) (fs.File, error) {
 	d, ok := u.files[name]
 	if !ok {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
-	f, err := u.store.openBlob(Name{}, d)
-	if err != nil {
-		return nil, err
-	}
-	if stat, err := f.Stat(); err == nil && stat.Size() > maxText && !strings.HasSuffix(name, ".safetensors") {
-		f.Close()
-		return nil, badRequestf("%s has %d bytes, the most is %d", name, stat.Size(), maxText)
-	}
-	return f, nil
+	return u.store.openBlob(Name{}, d)
 }
 
-// Glob finds the names at the top of the folder.
+// Glob finds the names at the top of the folder, in order.
 func (u uploads) Glob(pattern string) (names []string, err error) {
 	for n := range u.files {
 		ok, err := path.Match(pattern, n)
@@ -174,5 +165,6 @@ func (u uploads) Glob(pattern string) (names []string, err error) {
 			names = append(names, n)
 		}
 	}
+	slices.Sort(names)
 	return names, nil
 }

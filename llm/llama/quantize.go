@@ -19,8 +19,11 @@ import (
 // Quantize writes the model file src in another number format to dst. threads 0
 // is all CPUs. progress may be nil; it is called with 0 to 1, once per tensor.
 // It takes 16 MiB of memory, whatever the model's size; the model's file is mapped.
-// When ctx is done the work ends after the tensor that is being converted, which
-// for a large one may take seconds. No file is left at dst after an error.
+// When ctx is done the work ends after the tensor that is being converted: llama.cpp
+// asks nobody within one. A core turned 28 MB/s of F16 into Q4_K_M when this was
+// written (Q8_0 276, Q6_K 43, Q2_K 21), so that the largest tensor of today, the
+// embeddings of a gemma of 27 billion parameters with 2.8 GB, may take 100 s on one
+// core and 7 s on sixteen. No file is left at dst after an error.
 func Quantize(ctx context.Context, src, dst string, t QuantType, threads int, progress func(float32)) error {
 	start()
 	if err := ctx.Err(); err != nil {

@@ -102,13 +102,13 @@ func order(files []Part) ([]*part, error) {
 			}
 			tensors[t.Name] = true
 		}
+		if len(tensors) > maxTensor {
+			return nil, corrupt("holds %d tensors or more in all its parts, the most is %d", len(tensors), maxTensor)
+		}
 		parts[no] = &part{Part: f, head: h, spans: spans}
 	}
 	if n, ok := parts[0].head.Uint(splitAll); ok && n != uint64(len(tensors)) {
 		return nil, fmt.Errorf("%w: the model has %d tensors, they hold %d", ErrParts, n, len(tensors))
-	}
-	if len(tensors) > maxTensor {
-		return nil, corrupt("holds %d tensors in all its parts, the most is %d", len(tensors), maxTensor)
 	}
 	return parts, nil
 }

@@ -167,3 +167,26 @@ func FuzzMerge(f *testing.F) {
 		}
 	})
 }
+
+// crowded is a part of three that describes n empty tensors.
+func crowded(no uint16, n int) []byte {
+	le := binary.LittleEndian
+	text := func(b []byte, s string) []byte { return append(le.AppendUint64(b, uint64(len(s))), s...) }
+	b := le.AppendUint64(le.AppendUint64([]byte("GGUF\x03\x00\x00\x00"), uint64(n)), 2)
+	b = le.AppendUint16(le.AppendUint32(text(b, "split.no"), typeUint16), no)
+	b = le.AppendUint16(le.AppendUint32(text(b, "split.count"), typeUint16), 3)
+	for i := range n {
+		b = le.AppendUint32(text(b, fmt.Sprint(no, ".", i)), 1)
+		b = le.AppendUint64(le.AppendUint32(le.AppendUint64(b, 0), 0), 0) // shape, type, offset
+	}
+	return append(b, make([]byte, 32)...)
+}
+
+func TestPartsOfTooManyTensorsAreRefusedBeforeAllAreRead(t *testing.T) {
+	half := maxTensor/2 + 1
+	_, err := merge(crowded(0, half), crowded(1, half), []byte("GGUF of nothing"))
+	var bad *Error
+	if !errors.As(err, &bad) || !strings.Contains(err.Error(), "in all its parts, the most is 262144") {
+		t.Errorf("error %v", err)
+	}
+}

@@ -15,13 +15,21 @@ import (
 // is gone.
 type Client interface {
 	Upload(ctx context.Context, digest string, content io.Reader) error
-	// Create makes a model of another, or of an uploaded file when from is "".
-	Create(ctx context.Context, name, from, digest, system string, line func()) error
+	Create(ctx context.Context, name string, of Source, system string, line func()) error
 	Copy(ctx context.Context, from, to string) error
 	Delete(ctx context.Context, name string) error
 	Pull(ctx context.Context, name string, line func()) error
 	// Prune may do nothing.
 	Prune(ctx context.Context) error
+}
+
+// Source is what a model is made of: another model, or uploaded files, by their names'
+// digests.
+type Source struct {
+	From     string            `json:"from,omitempty"`
+	Files    map[string]string `json:"files,omitempty"`
+	Adapters map[string]string `json:"adapters,omitempty"`
+	Quantize string            `json:"quantize,omitempty"`
 }
 
 // Errors of a Client.
@@ -42,13 +50,12 @@ func (h HTTP) Upload(ctx context.Context, digest string, content io.Reader) erro
 }
 
 // Create makes a model.
-func (h HTTP) Create(ctx context.Context, name, from, digest, system string, line func()) error {
-	body := map[string]any{"model": name, "system": system}
-	if from != "" {
-		body["from"] = from
-	} else {
-		body["files"] = map[string]string{"m.gguf": digest}
-	}
+func (h HTTP) Create(ctx context.Context, name string, of Source, system string, line func()) error {
+	body := struct {
+		Model  string `json:"model"`
+		System string `json:"system"`
+		Source
+	}{name, system, of}
 	return h.call(ctx, http.MethodPost, "/api/create", body, line)
 }
 

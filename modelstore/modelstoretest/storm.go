@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -17,6 +18,7 @@ type Storm struct {
 	Names   []string          // that models are made under
 	Pulls   map[string]Found  // names in a registry, and what a pull makes of them
 	Weights [][]byte          // GGUF files to make models of
+	Recipes []Recipe          // other things to make models of
 	Workers int               // requests at a time
 	Calls   int               // requests in all; 0: until the store is gone
 	May     func(error) bool  // errors besides ErrMissing that are no mistake; nil: none
@@ -28,6 +30,13 @@ type Storm struct {
 	versions atomic.Int64
 	mu       sync.Mutex
 	wrong    []string
+}
+
+// Recipe is what a model is made of when that is more than one file of weights.
+type Recipe struct {
+	Files, Adapters map[string][]byte
+	Quantize        string
+	Weights         string // digest of what comes of it
 }
 
 // Run lets the clients loose until the store is gone or all calls are made, and
@@ -82,10 +91,12 @@ func (w *worker) call(ctx context.Context) error {
 	var what string
 	var err error
 	switch n := w.rng.IntN(16); {
+	case n < 2 && len(w.Recipes) > 0:
+		what, err = "create by a recipe", w.createByRecipe(ctx, to, line)
 	case n < 4:
 		what, err = "create from a file", w.createFromFile(ctx, to, line)
 	case n < 7:
-		what, err = "create from a model", w.create(ctx, to, w.any(), nil, line)
+		what, err = "create from a model", w.create(ctx, to, Source{From: w.any()}, "", line)
 	case n < 9:
 		what, err = "copy", w.change(to, anyVersion, "", func() error { return w.client.Copy(ctx, w.any(), to) })
 	case n < 12:
@@ -131,14 +142,11 @@ func (w *worker) change(name, version, weights string, request func() error) err
 	return err
 }
 
-func (w *worker) create(ctx context.Context, name, from string, weights []byte, line func()) error {
-	digest := ""
-	if weights != nil {
-		digest = DigestOf(weights)
-	}
+// create makes a model, the weights of which have this digest, or any when that is "".
+func (w *worker) create(ctx context.Context, name string, of Source, weights string, line func()) error {
 	version := fmt.Sprintf("version %d", w.versions.Add(1))
-	return w.change(name, version, digest, func() error {
-		return w.client.Create(ctx, name, from, digest, version, line)
+	return w.change(name, version, weights, func() error {
+		return w.client.Create(ctx, name, of, version, line)
 	})
 }
 
@@ -147,7 +155,34 @@ func (w *worker) createFromFile(ctx context.Context, name string, line func()) e
 	if err := w.upload(ctx, weights, func() {}); err != nil {
 		return err
 	}
-	return w.create(ctx, name, "", weights, line)
+	digest := DigestOf(weights)
+	return w.create(ctx, name, Source{Files: map[string]string{"m.gguf": digest}}, digest, line)
+}
+
+func (w *worker) createByRecipe(ctx context.Context, name string, line func()) error {
+	r := w.Recipes[w.rng.IntN(len(w.Recipes))]
+	of := Source{Quantize: r.Quantize}
+	var err error
+	if of.Files, err = w.uploadAll(ctx, r.Files); err != nil {
+		return err
+	}
+	if of.Adapters, err = w.uploadAll(ctx, r.Adapters); err != nil {
+		return err
+	}
+	return w.create(ctx, name, of, r.Weights, line)
+}
+
+func (w *worker) uploadAll(ctx context.Context, files map[string][]byte) (sent map[string]string, err error) {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := w.upload(ctx, files[name], func() {}); err != nil {
+			return nil, err
+		}
+		if sent == nil {
+			sent = make(map[string]string)
+		}
+		sent[name] = DigestOf(files[name])
+	}
+	return sent, nil
 }
 
 func (w *worker) upload(ctx context.Context, content []byte, line func()) error {

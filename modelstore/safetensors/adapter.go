@@ -82,6 +82,7 @@ func (c *adapterConfig) alpha() (float64, error) {
 // fit the base, is an *Error.
 func Adapter(ctx context.Context, fsys fs.FS, base Base, out *os.File) (err error) {
 	defer caught(&err)
+	fsys = bounded{fsys}
 	raw, err := fs.ReadFile(fsys, "adapter_config.json")
 	if errors.Is(err, fs.ErrNotExist) {
 		return bad("adapter_config.json is missing: an adapter needs it beside its safetensors files")

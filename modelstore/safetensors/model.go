@@ -21,6 +21,7 @@ import (
 // them is an *Error.
 func Model(ctx context.Context, fsys fs.FS, out *os.File) (err error) {
 	defer caught(&err)
+	fsys = bounded{fsys}
 	config, err := readConfig(fsys)
 	if err != nil {
 		return err
@@ -38,7 +39,13 @@ func Model(ctx context.Context, fsys fs.FS, out *os.File) (err error) {
 		list[i] = t
 	}
 	pairs := converter.KV(tokens) // before Tensors: some converters count on that
-	return write(ctx, out, pairs, converter.Tensors(list))
+	narrow(tensors)
+	made := converter.Tensors(list)
+	widen(made)
+	if err := streamMXFP4(made, tensors); err != nil {
+		return err
+	}
+	return write(ctx, out, pairs, made)
 }
 
 // write writes the file. The tensors' shapes are as in safetensors files: outermost
@@ -114,7 +121,7 @@ func inputError(err error) error {
 // The most that converters are let make of a number in config.json. Some make lists
 // that long.
 var limits = map[string]float64{
-	"vocab_size":  1 << 22,
+	"vocab_size":  mostTokens,
 	"hidden_size": 1 << 20, "n_embd": 1 << 20, "head_dim": 1 << 20, "intermediate_size": 1 << 22,
 	"num_hidden_layers": 1 << 12, "n_layers": 1 << 12, "n_layer": 1 << 12, "num_experts": 1 << 14,
 	"num_local_experts": 1 << 14, "n_routed_experts": 1 << 14, "num_attention_heads": 1 << 16,

@@ -1,11 +1,8 @@
 package safetensors
 
 import (
-	"bytes"
 	"encoding/json"
-	"io"
 	"io/fs"
-	"time"
 
 	"github.com/ollama/ollama/convert"
 	"github.com/ollama/ollama/fs/ggml"
@@ -32,16 +29,29 @@ func metadata(fsys fs.FS, config map[string]any) (converter, *convert.Tokenizer,
 	if len(list) > 0 {
 		architecture, _ = list[0].(string)
 	}
+	over := overlaid{fsys, make(map[string][]byte)}
 	if other, ok := standIns[architecture]; ok {
 		changed, err := json.Marshal(replaced(config, "architectures", []string{other}))
 		if err != nil {
 			return nil, nil, err
 		}
-		fsys = overlaid{fsys, changed}
+		over.files["config.json"] = changed
 	}
-	about, tokens, err := convert.LoadModelMetadata(fsys)
+	vocabulary, err := readVocabulary(fsys)
+	if err != nil {
+		return nil, nil, err
+	}
+	if vocabulary != nil {
+		if over.files["tokenizer.json"], err = vocabulary.rest(); err != nil {
+			return nil, nil, err
+		}
+	}
+	about, tokens, err := convert.LoadModelMetadata(over)
 	if err != nil {
 		return nil, nil, inputError(err)
+	}
+	if vocabulary != nil {
+		vocabulary.fill(tokens, vocabularySize(config))
 	}
 	if architecture == "Qwen3ForCausalLM" {
 		raw, err := json.Marshal(config)
@@ -138,29 +148,3 @@ func (*qwen3) Replacements() []string {
 		"model.norm", "output_norm",
 	}
 }
-
-// overlaid is a folder with another config.json.
-type overlaid struct {
-	fs.FS
-	config []byte
-}
-
-func (o overlaid) Open(name string) (fs.File, error) {
-	if name == "config.json" {
-		return &inMemory{Reader: bytes.NewReader(o.config)}, nil
-	}
-	return o.FS.Open(name)
-}
-
-// inMemory is a file that is nowhere else.
-type inMemory struct{ *bytes.Reader }
-
-var _ io.ReaderAt = inMemory{}
-
-func (inMemory) Close() error                 { return nil }
-func (f inMemory) Stat() (fs.FileInfo, error) { return f, nil }
-func (inMemory) Name() string                 { return "config.json" }
-func (inMemory) Mode() fs.FileMode            { return 0o444 }
-func (inMemory) ModTime() time.Time           { return time.Time{} }
-func (inMemory) IsDir() bool                  { return false }
-func (inMemory) Sys() any                     { return nil }

@@ -19,12 +19,26 @@ import (
 type source struct {
 	ctx context.Context
 	fs  fs.FS
-	// whole is held by the one tensor that is in memory as a whole.
-	whole chan struct{}
+	// busy is held by each tensor that is being written, whole by the one that is in
+	// memory as a whole. GGUF's writer begins as many tensors as there are cores.
+	busy, whole chan struct{}
 }
 
+// mostAtOnce is how many tensors are written at a time: a block of each is in memory.
+const mostAtOnce = 8
+
 func newSource(ctx context.Context, fsys fs.FS) *source {
-	return &source{ctx: ctx, fs: fsys, whole: make(chan struct{}, 1)}
+	return &source{ctx: ctx, fs: fsys, busy: make(chan struct{}, mostAtOnce), whole: make(chan struct{}, 1)}
+}
+
+// enter waits for a place, until the context ends.
+func (s *source) enter(places chan struct{}) error {
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	}
 }
 
 type readerAt interface {
@@ -54,7 +68,9 @@ type tensor struct {
 	name   string
 	shape  []uint64 // shared with converters, which may turn it
 	repack convert.Repacker
-	order  []int // rows of the file in the order that they are written; nil: as they are
+
+	narrowed bool  // shape says that there are two columns
+	order    []int // rows of the file in the order that they are written; nil: all as they are
 }
 
 var _ convert.Tensor = (*tensor)(nil)
@@ -97,6 +113,10 @@ const block = 256 << 10
 
 // WriteTo writes the tensor's data as GGUF has it.
 func (t *tensor) WriteTo(w io.Writer) (n int64, err error) {
+	if err := t.src.enter(t.src.busy); err != nil {
+		return 0, err
+	}
+	defer func() { <-t.src.busy }()
 	f, err := t.src.open(t.file)
 	if err != nil {
 		return 0, err
@@ -104,21 +124,18 @@ func (t *tensor) WriteTo(w io.Writer) (n int64, err error) {
 	defer f.Close()
 	order := t.order
 	if t.repack != nil {
-		if order, err = t.rowOrder(); err != nil {
-			return 0, err
-		}
-		if order == nil {
-			return t.writeWhole(w, f)
+		if order = t.rowOrder(); order == nil {
+			return t.writeTurned(w, f)
 		}
 	}
 	return t.writeRows(w, f, order)
 }
 
-// writeRows writes the rows in this order, or as they are, in blocks.
+// writeRows writes these rows in this order, or all as they are, in blocks.
 func (t *tensor) writeRows(w io.Writer, f io.ReaderAt, order []int) (n int64, err error) {
 	row := t.from.size
 	if order != nil {
-		row /= int64(len(order))
+		row /= int64(t.shape[0])
 	}
 	read := make([]byte, min(block, max(row, 1)))
 	var write []byte
@@ -147,75 +164,6 @@ func (t *tensor) writeRows(w io.Writer, f io.ReaderAt, order []int) (n int64, er
 		}
 	}
 	return n, nil
-}
-
-// writeWhole writes a tensor that a converter turns around in memory. Only one at a
-// time is there: this is what a conversion needs the most memory for.
-func (t *tensor) writeWhole(w io.Writer, f io.ReaderAt) (n int64, err error) {
-	select {
-	case t.src.whole <- struct{}{}:
-		defer func() { <-t.src.whole }()
-	case <-t.src.ctx.Done():
-		return 0, t.src.ctx.Err()
-	}
-	data := make([]float32, 0, t.from.size/int64(width(t.from.dtype)))
-	read := make([]byte, min(block, t.from.size))
-	for at, end := t.from.offset, t.from.offset+t.from.size; at < end; {
-		part := read[:min(int64(len(read)), end-at)]
-		if _, err := f.ReadAt(part, at); err != nil {
-			return 0, err
-		}
-		at += int64(len(part))
-		if data, err = decode(data, part, t.from.dtype); err != nil {
-			return 0, err
-		}
-	}
-	if data, err = t.repack(t.name, data, t.shape); err != nil {
-		return 0, bad("tensor %s can't be converted: %v", t.name, err)
-	}
-	var write []byte
-	for part := range slices.Chunk(data, block/4) {
-		if err := t.src.ctx.Err(); err != nil {
-			return n, err
-		}
-		write = encode(write[:0], part, t.Kind())
-		k, err := w.Write(write)
-		n += int64(k)
-		if err != nil {
-			return n, err
-		}
-	}
-	return n, nil
-}
-
-// rowOrder finds out whether a repacker only reorders rows, as those of the query and
-// key projections do, by giving it a matrix of two columns. nil: it does not.
-func (t *tensor) rowOrder() ([]int, error) {
-	turns := slices.ContainsFunc([]string{"attn_q.weight", "attn_k.weight"}, func(s string) bool { return strings.HasSuffix(t.name, s) })
-	if !turns || len(t.shape) != 2 || t.shape[0] == 0 || t.shape[0] > 1<<22 {
-		return nil, nil
-	}
-	rows := int(t.shape[0])
-	probe := make([]float32, 2*rows)
-	for i := range probe {
-		probe[i] = float32(i) // exact up to 1<<24
-	}
-	got, err := t.repack(t.name, probe, []uint64{t.shape[0], 2})
-	if err != nil {
-		return nil, bad("tensor %s can't be converted: %v", t.name, err)
-	}
-	order, seen := make([]int, rows), make([]bool, rows)
-	if len(got) != 2*rows {
-		return nil, nil
-	}
-	for i := range order {
-		from := int(got[2*i])
-		if from%2 != 0 || from < 0 || from >= 2*rows || got[2*i+1] != float32(from+1) || seen[from/2] {
-			return nil, nil
-		}
-		order[i], seen[from/2] = from/2, true
-	}
-	return order, nil
 }
 
 // transcode appends the elements of raw, which is of a safetensors type, as kind.
