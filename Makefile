@@ -4,8 +4,10 @@ CGO   := scripts/build-llama.sh --exec
 
 # Flags for 'go test', for example TESTFLAGS=-count=1.
 TESTFLAGS ?=
-# Flags for scripts/bench, for example BENCHFLAGS='-concurrency 32 -repeat 3'.
+# Flags for scripts/bench, for example BENCHFLAGS='-servers cllm,llama-server -repeat 3'.
 BENCHFLAGS ?=
+# Where make bench writes BENCHOUT.json, BENCHOUT.svg and BENCHOUT.png.
+BENCHOUT ?= tmp/bench/performance
 # Flags for 'node --test' of the client tests, for example COMPATFLAGS=--test-name-pattern=abort.
 COMPATFLAGS ?=
 
@@ -39,9 +41,9 @@ soak: llama ## Kill the daemon and the store 400 times among many clients; nothi
 check: llama ## Look for mistakes in under a minute: format, vet, staticcheck, sizes, tests.
 	@scripts/check.sh
 
-bench: build ## Measure: scheduler, engine, and the daemon over HTTP against the engine alone.
+bench: build ## Measure: scheduler and engine alone, then cllm over HTTP beside llama-server and Ollama.
 	$(CGO) go test -run '^$$' -bench . -benchmem ./scheduler/... ./llm/...
-	scripts/bench.sh $(BENCHFLAGS)
+	scripts/bench.sh -out $(BENCHOUT) $(BENCHFLAGS)
 
 clean: ## Remove bin/ and tmp/. llama.cpp and the synthetic model stay in the cache.
 	rm -rf bin tmp scripts/compat/node_modules

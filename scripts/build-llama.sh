@@ -11,6 +11,8 @@
 #   build-llama.sh --test      build if it is missing, test it as it is installed
 #   build-llama.sh --where     print where the prefix is or would be; build nothing
 #   build-llama.sh --source    print where the fetched source is or would be
+#   build-llama.sh --cmake     print compilers and flags as arguments for CMake, one a line
+#   build-llama.sh --target    print what such a build depends on besides our patches
 #
 # LLAMA_SRC=DIR      a git checkout of llama.cpp, instead of fetching one
 # CLLM_BACKEND       cpu (default), cuda, vulkan, hip or metal
@@ -115,13 +117,18 @@ source_tree() {
 	fi
 }
 
+# target is all that makes a build of the published source another one.
+target() {
+	echo "$source_id"
+	"$cc" --version
+	"$cxx" --version
+	printf '%s\n' "$backend" "${flags[@]}"
+	cpu_features
+}
+
 make_key() {
 	{
-		echo "$source_id"
-		"$cc" --version
-		"$cxx" --version
-		printf '%s\n' "$backend" "${flags[@]}"
-		cpu_features
+		target
 		cat "$here"/patches/*.patch
 		echo "$recipe"
 	} | sha256 | cut -c1-16
@@ -383,8 +390,8 @@ test_installed() {
 main() {
 	local what=${1:-}
 	case $what in
-	'' | --env | --exec | --test | --where | --source) ;;
-	*) die "usage: build-llama.sh [--env | --exec CMD... | --test | --where | --source]" ;;
+	'' | --env | --exec | --test | --where | --source | --cmake | --target) ;;
+	*) die "usage: build-llama.sh [--env | --exec CMD... | --test | --where | --source | --cmake | --target]" ;;
 	esac
 	source_id=$(source_tree)
 	if [[ $what == --source ]]; then
@@ -393,6 +400,16 @@ main() {
 	fi
 	choose_compiler
 	choose_flags
+	case $what in
+	--cmake)
+		printf '%s\n' -DCMAKE_C_COMPILER="$cc" -DCMAKE_CXX_COMPILER="$cxx" "${flags[@]}"
+		return
+		;;
+	--target)
+		target
+		return
+		;;
+	esac
 	key=$(make_key)
 	prefix=$cache/llama/$key
 	if [[ $what == --where ]]; then

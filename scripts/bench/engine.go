@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"cllm/llm"
@@ -11,48 +12,68 @@ import (
 
 // engineRates is what the engine reaches without scheduler, sampling and HTTP.
 type engineRates struct {
-	prefill float64         // prompt tokens/s
-	decode  map[int]float64 // tokens/s by sequences decoded together
-	ready   time.Duration   // from loaded weights to a context of 64 sequences
+	Prefill float64         `json:"prefill"`  // prompt tokens/s
+	Decode  map[int]float64 `json:"decode"`   // tokens/s by sequences decoded together
+	Ready   time.Duration   `json:"ready_ns"` // from loaded weights to a context of all slots
 }
 
 // ceiling is the rate of generated tokens for the whole work: all prompts at the
 // prefill rate and all answers at the decode rate.
-func (e engineRates) ceiling(o options, clients int, promptTokens float64) float64 {
-	perRequest := promptTokens/e.prefill + float64(o.tokens)/e.decode[clients]
-	return float64(o.tokens) / perRequest
+func (e engineRates) ceiling(tokens, clients int, promptTokens float64) float64 {
+	perRequest := promptTokens/e.Prefill + float64(tokens)/e.Decode[clients]
+	return float64(tokens) / perRequest
+}
+
+// medianRates joins the repeats, figure by figure.
+func medianRates(all []engineRates) engineRates {
+	over := func(figure func(engineRates) float64) float64 {
+		var values []float64
+		for _, e := range all {
+			values = append(values, figure(e))
+		}
+		slices.Sort(values)
+		return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
+	}
+	m := engineRates{
+		Prefill: over(func(e engineRates) float64 { return e.Prefill }),
+		Decode:  make(map[int]float64),
+		Ready:   time.Duration(over(func(e engineRates) float64 { return float64(e.Ready) })),
+	}
+	for n := range all[0].Decode {
+		m.Decode[n] = over(func(e engineRates) float64 { return e.Decode[n] })
+	}
+	return m
 }
 
 func measureEngine(ctx context.Context, o options) (engineRates, error) {
-	e := engineRates{decode: make(map[int]float64)}
+	e := engineRates{Decode: make(map[int]float64)}
 	m, err := llama.LoadModel(ctx, o.model, llama.ModelOptions{})
 	if err != nil {
 		return e, err
 	}
 	defer m.Close()
 	start := time.Now()
-	c, err := m.NewContext(llama.ContextOptions{Sequences: 64, ContextPerSequence: 4096})
+	c, err := m.NewContext(llama.ContextOptions{Sequences: slots, ContextPerSequence: 4096})
 	if err != nil {
 		return e, err
 	}
 	defer c.Close()
-	e.ready = time.Since(start)
+	e.Ready = time.Since(start)
 
 	const prompt = 45
 	start = time.Now()
-	for seq := range 64 {
+	for seq := range slots {
 		if err := c.Decode(rowsFor(llm.SeqID(seq), 0, prompt, false)); err != nil {
 			return e, err
 		}
 	}
-	e.prefill = 64 * prompt / time.Since(start).Seconds()
+	e.Prefill = slots * prompt / time.Since(start).Seconds()
 
 	at := prompt
-	for _, n := range o.concurrency {
+	for _, n := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(o.concurrency, o.ollamaConcurrency)))) {
 		if ctx.Err() != nil {
 			return e, ctx.Err()
 		}
-		n = min(n, 64)
 		var rows []llm.Row
 		start := time.Now()
 		for step := range o.tokens {
@@ -64,7 +85,7 @@ func measureEngine(ctx context.Context, o options) (engineRates, error) {
 				return e, fmt.Errorf("decoding %d sequences: %w", n, err)
 			}
 		}
-		e.decode[n] = float64(n*o.tokens) / time.Since(start).Seconds()
+		e.Decode[n] = float64(n*o.tokens) / time.Since(start).Seconds()
 		for seq := range n {
 			if err := c.Truncate(llm.SeqID(seq), llm.Pos(at)); err != nil {
 				return e, err

@@ -1,44 +1,59 @@
-// Bench measures the daemon over HTTP against what the engine alone reaches on
-// the same work, on this machine, in one run.
+// Bench measures cllm beside llama-server and Ollama, and all of them against what
+// the engine alone reaches on the same work, on this machine, in one run.
 //
-// The work is that of the benchmark that cllm started with: 72 requests of 50
-// tokens, with about 45 prompt tokens each. The ceiling of a concurrency is that
-// work at the engine's prefill rate and at its decode rate for so many sequences,
-// without scheduler, sampling and HTTP. Other servers that speak Ollama's API can
-// be measured beside: -server ollama=http://127.0.0.1:11434.
+// Each server is started for its turn with the same model file, measured by package
+// cmd/cllm/bench, and stopped again: none takes CPU or memory from another. Turns are
+// interleaved, and their order turns round with each repeat, so that what else happens
+// on the machine happens to all.
+//
+// The ceiling of a load is its work at the engine's prefill rate and at its decode
+// rate for so many sequences, without scheduler, sampling and HTTP.
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
+	"syscall"
+	"time"
 
-	"cllm/llm/llama"
+	"cllm/cmd/cllm/bench"
 )
 
-type options struct {
-	model       string
-	binary      string
-	concurrency []int
-	requests    int
-	tokens      int
-	words       int
-	repeat      int
-	servers     []server
-}
+// slots is how many requests cllm and llama-server work on at a time.
+const slots = 64
 
-type server struct {
-	name, url string
+type options struct {
+	model             string
+	cllm              string // files of the servers
+	llamaServer       string
+	ollama            string
+	names             []string // of the servers to measure
+	concurrency       []int
+	ollamaConcurrency []int
+	requests          int
+	ollamaRequests    int // with Ollama's default settings
+	parallelRequests  int // with as many slots as clients
+	tokens            int
+	promptTokens      int
+	repeat            int
+	out               string
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	o, err := parse()
+	if err == nil {
+		err = run(ctx, o)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -48,85 +63,154 @@ func main() {
 
 func parse() (options, error) {
 	var o options
-	concurrency := flag.String("concurrency", "8,16,24,32,64", "clients at once, a list")
 	flag.StringVar(&o.model, "model", "", "the model's GGUF file")
-	flag.StringVar(&o.binary, "cllm", "bin/cllm", "the daemon's binary")
-	flag.IntVar(&o.requests, "requests", 72, "requests at each concurrency")
+	flag.StringVar(&o.cllm, "cllm", "bin/cllm", "the file of cllm")
+	flag.StringVar(&o.llamaServer, "llama-server", "", "the file of llama-server")
+	flag.StringVar(&o.ollama, "ollama", "", "the file of the ollama command")
+	names := flag.String("servers", strings.Join(serverNames, ","), "servers to measure, a list")
+	concurrency := flag.String("concurrency", "1,8,16,24,32,48,64", "clients of cllm and llama-server, a list")
+	ollamaConcurrency := flag.String("ollama-concurrency", "32", "clients of Ollama, a list")
+	flag.IntVar(&o.requests, "requests", 72, "requests at each concurrency; one client sends 16 at most")
+	flag.IntVar(&o.ollamaRequests, "ollama-requests", 16, "most requests to Ollama with default settings")
+	flag.IntVar(&o.parallelRequests, "parallel-requests", 64, "most requests to Ollama with OLLAMA_NUM_PARALLEL")
 	flag.IntVar(&o.tokens, "tokens", 50, "tokens of each answer")
-	flag.IntVar(&o.words, "words", 34, "words of each prompt; the chat template adds some tokens")
-	flag.IntVar(&o.repeat, "repeat", 1, "runs of each concurrency, interleaved; the median counts")
-	flag.Func("server", "NAME=URL of another server to measure, its model is named bench too; may be given more than once", func(s string) error {
-		name, url, ok := strings.Cut(s, "=")
-		if !ok {
-			return fmt.Errorf("%q is not NAME=URL", s)
-		}
-		o.servers = append(o.servers, server{name, url})
-		return nil
-	})
+	flag.IntVar(&o.promptTokens, "prompt-tokens", 42, "tokens of each prompt with its template")
+	flag.IntVar(&o.repeat, "repeat", 1, "times that all is measured; medians count")
+	flag.StringVar(&o.out, "out", "tmp/bench/performance", "where to write `FILE`.json, FILE.svg and FILE.png")
 	flag.Parse()
-	if o.model == "" {
-		return o, fmt.Errorf("-model FILE is missing; make one with go run ./scripts/synthmodel -o FILE")
-	}
-	for _, s := range strings.Split(*concurrency, ",") {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 || n > 256 {
-			return o, fmt.Errorf("the concurrency %q is not a number from 1 to 256", s)
+	o.names = strings.Split(*names, ",")
+	for _, name := range o.names {
+		if !slices.Contains(serverNames, name) {
+			return o, fmt.Errorf("there is no server %q; there are %s", name, strings.Join(serverNames, ", "))
 		}
-		o.concurrency = append(o.concurrency, n)
+	}
+	var err error
+	if o.concurrency, err = clientCounts(*concurrency); err != nil {
+		return o, err
+	}
+	if o.ollamaConcurrency, err = clientCounts(*ollamaConcurrency); err != nil {
+		return o, err
+	}
+	if flag.NArg() > 0 {
+		return o, fmt.Errorf("%q is not a flag", flag.Arg(0))
+	}
+	if o.model == "" {
+		return o, errors.New("-model FILE is missing; scripts/bench.sh gives it, as the other files")
+	}
+	if least := min(o.requests, o.ollamaRequests, o.parallelRequests, o.tokens, o.promptTokens, o.repeat); least < 1 {
+		return o, fmt.Errorf("a count is %d; each is at least 1", least)
 	}
 	return o, nil
 }
 
-func run(ctx context.Context) error {
-	o, err := parse()
-	if err != nil {
-		return err
+// clientCounts reads a list like 1,8,32.
+func clientCounts(list string) ([]int, error) {
+	var counts []int
+	for text := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > slots {
+			return nil, fmt.Errorf("the concurrency %q is not a number from 1 to %d", text, slots)
+		}
+		counts = append(counts, n)
 	}
-	fmt.Fprintln(os.Stderr, "measuring the engine alone ...")
-	ceiling, err := measureEngine(ctx, o)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(os.Stderr, "starting the daemon ...")
-	d, err := startDaemon(ctx, o)
-	if err != nil {
-		return err
-	}
-	defer d.stop()
-	servers := append([]server{{"cllm", d.url}}, o.servers...)
+	slices.Sort(counts)
+	return slices.Compact(counts), nil
+}
 
-	results := make(map[string][]result) // by server and concurrency
-	for round := range o.repeat {
-		for _, c := range o.concurrency {
-			for _, s := range servers {
-				fmt.Fprintf(os.Stderr, "round %d: %s, %d clients ...\n", round+1, s.name, c)
-				r, err := measure(ctx, s, o, c, round)
-				if err != nil {
-					return err
+// turn is one measurement: of a server at a load, or of the engine if server is nil.
+type turn struct {
+	server *server
+	load   load
+	seed   uint64
+}
+
+// plan has the engine and then, at each concurrency, one server after the other; each
+// second repeat goes the other way round. All servers get the same prompts at a load,
+// other ones in each repeat.
+func plan(servers []*server, repeat int, seed uint64) []turn {
+	turns := []turn{{}}
+	for clients := 1; clients <= slots; clients++ {
+		for _, s := range servers {
+			for _, l := range s.loads {
+				if l.clients == clients {
+					turns = append(turns, turn{s, l, seed + uint64(repeat*(slots+1)+clients)})
 				}
-				key := s.name + strconv.Itoa(c)
-				results[key] = append(results[key], r)
 			}
 		}
 	}
-	report(o, servers, ceiling, results, d)
-	return ctx.Err()
+	if repeat%2 == 1 {
+		slices.Reverse(turns)
+	}
+	return turns
 }
 
-func report(o options, servers []server, e engineRates, results map[string][]result, d *daemonProcess) {
-	fmt.Printf("\n%s\n", strings.TrimSpace(llama.SystemInfo()))
-	fmt.Printf("engine alone: prefill %.0f tokens/s; a context of 64 sequences was ready in %v\n", e.prefill, e.ready)
-	fmt.Printf("daemon idle with 64 slots: %d MiB resident, the model file has %d MiB\n\n", d.idle>>20, d.file>>20)
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "server\tclients\tok\ttokens/s\tof ceiling\tengine decode\tTTFT p50\tp95\tlatency p50\tp95\tprompt\t")
-	for _, s := range servers {
-		for _, c := range o.concurrency {
-			r := median(results[s.name+strconv.Itoa(c)])
-			top := e.ceiling(o, c, r.promptTokens)
-			fmt.Fprintf(w, "%s\t%d\t%d/%d\t%.1f\t%.0f%%\t%.1f\t%.2fs\t%.2fs\t%.2fs\t%.2fs\t%.0f\t\n",
-				s.name, c, r.ok, o.requests, r.rate, 100*r.rate/top, e.decode[c],
-				r.ttft(50).Seconds(), r.ttft(95).Seconds(), r.latency(50).Seconds(), r.latency(95).Seconds(), r.promptTokens)
+// run measures and reports what it could measure, also after Ctrl-C or if a server
+// does not start.
+func run(ctx context.Context, o options) error {
+	dir, err := os.MkdirTemp("", "cllm-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	m, err := readModel(o.model)
+	if err != nil {
+		return err
+	}
+	servers := choose(o, dir)
+	var rates []engineRates
+	var reports []*bench.Report
+	var failed []error
+	seed := rand.Uint64N(1<<31) + 1
+	for repeat := range o.repeat {
+		for _, t := range plan(servers, repeat, seed) {
+			if ctx.Err() != nil {
+				break
+			}
+			if t.server == nil {
+				fmt.Fprintf(os.Stderr, "%d/%d: the engine alone\n", repeat+1, o.repeat)
+				r, err := measureEngine(ctx, o)
+				if err != nil {
+					return err
+				}
+				rates = append(rates, r)
+				continue
+			}
+			fmt.Fprintf(os.Stderr, "%d/%d: %s, %d clients: ", repeat+1, o.repeat, t.server.name, t.load.clients)
+			report, err := take(ctx, t, m, o)
+			if report != nil && len(report.Summary) > 0 {
+				reports = append(reports, report)
+				fmt.Fprintf(os.Stderr, "%.1f tokens/s\n", report.Summary[0].OutputThroughput.Median)
+			}
+			if err != nil && ctx.Err() == nil {
+				fmt.Fprintln(os.Stderr, err)
+				failed = append(failed, fmt.Errorf("%s, %d clients: %w", t.server.name, t.load.clients, err))
+			}
 		}
 	}
-	w.Flush()
+	failed = append(failed, ctx.Err())
+	if len(reports) > 0 && len(rates) > 0 {
+		failed = append(failed, newResult(o, servers, rates, bench.Join(reports)).write(o))
+	}
+	return errors.Join(failed...)
+}
+
+// take starts the server of a turn, measures it and stops it.
+func take(ctx context.Context, t turn, m model, o options) (*bench.Report, error) {
+	p, err := t.server.start(ctx, t.load.clients, m)
+	if err != nil {
+		return nil, err
+	}
+	defer p.stop()
+	t.server.idle = cmp.Or(t.server.idle, p.idle)
+	report, err := bench.Run(ctx, bench.Options{
+		Servers: []bench.Server{{Name: t.server.name, URL: p.url}}, Concurrency: []int{t.load.clients},
+		Requests: t.load.requests, Repeat: 1, Timeout: 2 * time.Hour, PromptTokens: o.promptTokens,
+		MaxTokens: o.tokens, Stream: true, Seed: t.seed,
+	})
+	if err == nil {
+		if lost, of := report.Failed(); lost > 0 {
+			err = fmt.Errorf("%d of %d requests failed, the first with: %s", lost, of, report.Summary[0].Failures[0].First)
+		}
+	}
+	return report, p.explain(err)
 }

@@ -154,6 +154,41 @@ func spreads(repeats []Measurement, of func(Measurement) Distribution) Spreads {
 	return s
 }
 
+// Join puts the reports of several runs into one, as if all had been measured in one
+// run: a load that was measured before on the same server is another repeat. Settings
+// are the first run's, but for the loads and the repeats.
+func Join(runs []*Report) *Report {
+	all := *runs[0]
+	all.Servers, all.Measurements, all.Interrupted = nil, nil, false
+	all.Settings.Concurrency, all.Settings.Rate, all.Settings.Repeat = nil, nil, 0
+	for _, r := range runs {
+		for _, t := range r.Servers {
+			if !slices.ContainsFunc(all.Servers, func(have *target) bool { return have.Name == t.Name }) {
+				all.Servers = append(all.Servers, t)
+			}
+		}
+		for _, m := range r.Measurements {
+			m.Repeat = 1
+			for _, before := range all.Measurements {
+				if before.Server == m.Server && before.load == m.load {
+					m.Repeat = before.Repeat + 1
+				}
+			}
+			all.Settings.Repeat = max(all.Settings.Repeat, m.Repeat)
+			all.Measurements = append(all.Measurements, m)
+		}
+		all.Settings.Concurrency = append(all.Settings.Concurrency, r.Settings.Concurrency...)
+		all.Settings.Rate = append(all.Settings.Rate, r.Settings.Rate...)
+		all.Interrupted = all.Interrupted || r.Interrupted
+	}
+	slices.Sort(all.Settings.Concurrency)
+	slices.Sort(all.Settings.Rate)
+	all.Settings.Concurrency = slices.Compact(all.Settings.Concurrency)
+	all.Settings.Rate = slices.Compact(all.Settings.Rate)
+	all.Summary = summarize(all.Measurements)
+	return &all
+}
+
 // Failed returns how many requests failed, and of how many.
 func (r *Report) Failed() (failed, of int) {
 	for _, m := range r.Measurements {

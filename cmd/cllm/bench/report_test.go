@@ -204,3 +204,38 @@ func TestAnInterruptedRepeatDoesNotCountBesideAWholeOne(t *testing.T) {
 		t.Errorf("alone: %+v", s)
 	}
 }
+
+func TestJoinedRunsReadAsOneRun(t *testing.T) {
+	want := sample()
+	var runs []*Report
+	for _, m := range want.Measurements {
+		r := *want
+		r.Servers, r.Interrupted = want.Servers[:1], m.Server == "slow"
+		if m.Server == "slow" {
+			r.Servers = want.Servers[1:]
+		}
+		r.Settings.Concurrency, r.Settings.Repeat = []int{m.Concurrency}, 1
+		m.Repeat = 1
+		r.Measurements = []Measurement{m}
+		r.Summary = summarize(r.Measurements)
+		runs = append(runs, &r)
+	}
+	var joined, whole bytes.Buffer
+	got := Join(runs)
+	for out, r := range map[*bytes.Buffer]*Report{&joined: got, &whole: want} {
+		if err := r.WriteTable(out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(whole.String(), joined.String()); diff != "" {
+		t.Errorf("the table (-want +got):\n%s", diff)
+	}
+	for i, m := range want.Measurements {
+		if got.Measurements[i].Repeat != m.Repeat {
+			t.Errorf("measurement %d is repeat %d, want %d", i, got.Measurements[i].Repeat, m.Repeat)
+		}
+	}
+	if runs[0].Settings.Repeat != 1 || len(runs[0].Servers) != 1 || len(runs[0].Settings.Concurrency) != 1 {
+		t.Errorf("joining has changed the first run: %+v", runs[0])
+	}
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"cllm/cmd/cllm/bench"
+	"cllm/llm/llama"
+)
+
+// result is all that a run has found. Its JSON is the file beside the plot.
+type result struct {
+	System string        `json:"system"` // what the engine uses of the CPU
+	Engine engineRates   `json:"engine"` // medians
+	Rates  []engineRates `json:"engine_repeats"`
+	Rows   []row         `json:"rows"`
+	Report *bench.Report `json:"report"`
+	notes  []string
+}
+
+// row is a line of the table: one server at one load, medians of the repeats.
+type row struct {
+	Server   string       `json:"server"`
+	Clients  int          `json:"clients"`
+	OK       int          `json:"ok"`
+	Requests int          `json:"requests"`
+	Rate     bench.Spread `json:"tokens_per_second"`
+	// OfCeiling and OfLlamaServer are ratios; 0 is not known.
+	OfCeiling     float64 `json:"of_ceiling"`
+	OfLlamaServer float64 `json:"of_llama_server,omitempty"`
+	TTFT50        float64 `json:"ttft_p50_s"`
+	TTFT95        float64 `json:"ttft_p95_s"`
+	E2EL95        float64 `json:"latency_p95_s"`
+}
+
+func newResult(o options, servers []*server, rates []engineRates, report *bench.Report) *result {
+	r := &result{System: strings.TrimSpace(llama.SystemInfo()), Engine: medianRates(rates), Rates: rates, Report: report}
+	llamaServer := make(map[int]float64) // tokens/s by clients
+	for _, s := range report.Summary {
+		if s.Server == "llama-server" {
+			llamaServer[s.Concurrency] = s.OutputThroughput.Median
+		}
+	}
+	for _, server := range servers {
+		for _, l := range server.loads {
+			for _, s := range report.Summary {
+				if s.Server != server.name || s.Concurrency != l.clients {
+					continue
+				}
+				row := row{
+					Server: s.Server, Clients: l.clients, OK: s.Completed, Requests: l.requests * s.Repeats, Rate: s.OutputThroughput,
+					OfCeiling: s.OutputThroughput.Median / r.Engine.ceiling(o.tokens, l.clients, s.PromptTokens.Median),
+					TTFT50:    s.TTFT.P50.Median / 1000, TTFT95: s.TTFT.P95.Median / 1000, E2EL95: s.E2EL.P95.Median / 1000,
+				}
+				if other := llamaServer[l.clients]; other > 0 {
+					row.OfLlamaServer = row.Rate.Median / other
+				}
+				r.Rows = append(r.Rows, row)
+				r.note(o, server, s, l)
+			}
+		}
+		if server.idle > 0 && server.logs == "" { // Ollama's engine is a process of its own
+			r.notes = append(r.notes, fmt.Sprintf("%s, idle with %d slots: %d MiB resident", server.name, slots, server.idle>>20))
+		}
+	}
+	return r
+}
+
+// note says what a reader must know about a row.
+func (r *result) note(o options, server *server, s bench.Summary, l load) {
+	add := func(format string, values ...any) {
+		r.notes = append(r.notes, fmt.Sprintf("%s, %d clients: %s", s.Server, l.clients, fmt.Sprintf(format, values...)))
+	}
+	if full := loads([]int{l.clients}, o.requests)[0].requests; l.requests < full {
+		add("%d requests instead of %d, because it is slow", l.requests, full)
+	}
+	if l.requests < l.clients {
+		add("no more than %d requests at a time, as there are no more; its times are shorter for it", l.requests)
+	}
+	if s.EndedEarly > 0 {
+		add("the model ended %d answers early", s.EndedEarly)
+	}
+	for _, f := range s.Failures {
+		add("%d failed, %s: %s", f.Count, f.Reason, f.First)
+	}
+}
+
+func (r *result) table(o options, w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%s, %s\n%s\n", r.Report.Date.UTC().Format("2006-01-02 15:04 MST"), r.Report.Machine, r.System)
+	fmt.Fprintf(&b, "engine alone: prefill %.0f tokens/s; a context of %d sequences was ready in %v\n", r.Engine.Prefill, slots, r.Engine.Ready)
+	fmt.Fprintf(&b, "answers of %d tokens, prompts of about %d; medians of %d repeats; times in s\n\n", o.tokens, o.promptTokens, o.repeat)
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "server\tclients\tok\ttokens/s\tmin–max\tof ceiling\t/ llama-server\tTTFT p50\tp95\tlatency p95\t")
+	for _, row := range r.Rows {
+		ratio := "-"
+		if row.OfLlamaServer > 0 {
+			ratio = fmt.Sprintf("%.2f", row.OfLlamaServer)
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d/%d\t%.1f\t%.1f–%.1f\t%.0f%%\t%s\t%.2f\t%.2f\t%.2f\t\n", row.Server, row.Clients, row.OK, row.Requests,
+			row.Rate.Median, row.Rate.Min, row.Rate.Max, 100*row.OfCeiling, ratio, row.TTFT50, row.TTFT95, row.E2EL95)
+	}
+	t.Flush()
+	fmt.Fprintln(&b, strings.Join(append([]string{""}, r.notes...), "\n"))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// write shows the table, and writes the JSON and the plot.
+func (r *result) write(o options) error {
+	if err := r.table(o, os.Stdout); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(o.out), 0o755); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("the result as JSON: %w", err)
+	}
+	return errors.Join(os.WriteFile(o.out+".json", append(text, '\n'), 0o644), r.Report.WritePlot(o.out))
+}
