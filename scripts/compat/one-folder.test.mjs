@@ -1,7 +1,7 @@
 // One model folder, which Ollama's own server and cllm use in turn.
 
 import assert from 'node:assert/strict'
-import { readdirSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { test } from 'node:test'
 import { folder, gguf, ollama, serve } from './harness.mjs'
@@ -84,3 +84,43 @@ for (const [first, second] of [['ollama', 'cllm'], ['cllm', 'ollama']]) {
     assert.deepEqual(readdirSync(path.join(home, 'models', 'blobs')), [], 'nothing is left')
   })
 }
+
+/** A model's manifest, with its config in the place of that one's digest. */
+function written(daemon, name) {
+  const { config, ...rest } = JSON.parse(readFileSync(path.join(daemon.store, 'manifests/registry.ollama.ai/library', name, 'latest')))
+  const blob = (digest) => readFileSync(path.join(daemon.store, 'blobs', digest.replace(':', '-')), 'utf8')
+  for (const layer of rest.layers) {
+    // The folder is another one, so that the path of the weights is, too.
+    if (layer.from?.startsWith(daemon.store)) layer.from = layer.from.slice(daemon.store.length)
+  }
+  return { ...rest, config: { ...config, digest: undefined, size: undefined, content: JSON.parse(blob(config.digest)) } }
+}
+
+test('cllm writes the manifests and configs that Ollama writes', async () => {
+  const files = {
+    made: modelfile,
+    derived: 'FROM made\nSYSTEM You are another.\nPARAMETER stop a\nPARAMETER stop b\nPARAMETER temperature 0.5\nLICENSE Apache\n',
+    bare: `FROM ${gguf.embed}\n`,
+    talk: 'FROM derived\nMESSAGE user Hi\nMESSAGE assistant Hello\nTEMPLATE """{{ .Prompt }}"""\n',
+    parsed: 'FROM made\nRENDERER qwen3-coder\nPARSER qwen3-coder\nREQUIRES 0.14.0\n',
+    again: 'FROM parsed\n',
+  }
+  const found = {}
+  for (const program of ['ollama', 'cllm']) {
+    const home = await folder()
+    const daemon = await serve({ ...programs[program], home })
+    found[program] = {}
+    for (const [name, text] of Object.entries(files)) {
+      const file = path.join(home, `Modelfile.${name}`)
+      writeFileSync(file, text)
+      await must(daemon, 'create', name, '-f', file)
+      found[program][name] = written(daemon, name)
+    }
+    await daemon.stop()
+  }
+  // Ollama takes the number of F32, which is 0, for none; docs/api.md lists that.
+  for (const { config } of Object.values(found.ollama)) {
+    if (config.content.file_type === 'unknown') config.content.file_type = 'F32'
+  }
+  assert.deepEqual(found.cllm, found.ollama)
+})
