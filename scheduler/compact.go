@@ -5,7 +5,7 @@ import "cllm/llm"
 // mostMoved is the tokens that are moved in one step to close holes. At memory
 // speed that is some milliseconds for a small model, less than the pass over the
 // weights that a hole costs in every step.
-const mostMoved = 4096
+const mostMoved = 2048
 
 // closeHoles makes the slots that decode stand in a row, where the moves are short
 // enough to pay: with one cache per sequence every gap costs a pass over the weights in
@@ -16,7 +16,7 @@ func (s *Scheduler) closeHoles() {
 		return
 	}
 	for room := mostMoved; ; {
-		first, last := s.row(func(sl *slot) bool { return sl.pending() == 1 })
+		first, last := s.row((*slot).decodes)
 		dst := s.hole(first, last)
 		if dst == nil {
 			return

@@ -10,16 +10,23 @@ import (
 // below it, computing anew costs about as much.
 const leastCopy = 32
 
-// mostCopied is the tokens that prompts may take from other slots in one step. At
-// memory speed that is as long as a decode step of a small model.
-const mostCopied = 4096
+// mostCopied is the tokens that prompts may take from other slots in one step while
+// answers wait for it. Into memory that was not used before that takes as long as a
+// decode step of many slots of a small model. Where nobody waits it may be more.
+const (
+	mostCopied      = 1024
+	mostCopiedAlone = 8 * mostCopied
+)
 
 // share lets prompts that begin alike be computed once. A prompt takes what another
 // slot holds of it. One that will have more in common with an older prompt, which is
 // in prefill yet, waits for that. The oldest prompt waits for none, so that there is
 // always one that gets on.
 func (s *Scheduler) share() {
-	copied := 0
+	copied, most := 0, mostCopiedAlone
+	if first, _ := s.row((*slot).decodes); first >= 0 {
+		most = mostCopied
+	}
 	for sl := s.oldestPrefill(-1); sl != nil; sl = s.oldestPrefill(sl.seq.order) {
 		q := sl.seq
 		have := len(sl.cached)
@@ -27,7 +34,7 @@ func (s *Scheduler) share() {
 		q.waits = !s.copiesWhole && s.comingPrefix(q) >= max(n, have)+leastCopy
 		switch {
 		case q.waits, src == nil, src == sl, n < have+leastCopy, !s.copyPays(src, n):
-		case copied > 0 && copied+len(src.cached) > mostCopied:
+		case copied > 0 && copied+len(src.cached) > most:
 			q.waits = true
 		default:
 			copied += len(src.cached)

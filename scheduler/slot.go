@@ -47,6 +47,9 @@ func (sl *slot) active() bool { return sl.seq != nil }
 // pending is how many of the request's tokens the cache lacks.
 func (sl *slot) pending() int { return len(sl.seq.tokens) - len(sl.cached) }
 
+// decodes reports whether an active slot's next row is a decode row.
+func (sl *slot) decodes() bool { return sl.pending() == 1 }
+
 // prefix returns how many tokens of prompt the slot can spare a new request.
 func (sl *slot) prefix(prompt []llm.Token) int {
 	return common(sl.cached[:sl.exact], prompt)
