@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -312,6 +313,19 @@ func TestPullOfAHostThatIsNotThereFailsAtOnce(t *testing.T) {
 		start := time.Now()
 		err := networked(t, t.TempDir(), nil).Pull(t.Context(), name(t, "nowhere.example/a/b"), false, nil)
 		if err == nil || !strings.Contains(err.Error(), "pull model manifest: ") || !strings.Contains(err.Error(), "no such host") || time.Since(start) > 0 {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+	})
+}
+
+func TestPullThroughAProxyThatIsNotThereFailsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := networked(t, t.TempDir(), nil)
+		transport := s.registry.Transport.(*http.Transport)
+		transport.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.example:8080"})
+		start := time.Now()
+		err := s.Pull(t.Context(), name(t, "x"), false, nil)
+		if err == nil || !strings.Contains(err.Error(), "proxyconnect tcp: ") || time.Since(start) > 0 {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
 	})

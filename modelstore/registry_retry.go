@@ -98,8 +98,8 @@ func (r *remote) temporary(err error) bool {
 		return false
 	case errors.As(err, &badCert), errors.As(err, &badHost), errors.As(err, &expired), strings.Contains(err.Error(), plainHTTP):
 		return false
-	case errors.As(err, &dial) && dial.Op == "dial":
-		// Whoever mistyped a host need not wait; one that has answered may come back.
+	case errors.As(err, &dial) && (dial.Op == "dial" || dial.Op == "proxyconnect"):
+		// Whoever mistyped a host, or a proxy, need not wait; one that has answered may come back.
 		return r.answered.Load()
 	}
 	return true

@@ -24,10 +24,11 @@ import (
 // The tests in e2e_test.go and demo_*_test.go run the binary that users run, with the
 // real engine and a small model, in folders and on a port of their own.
 
-// command is this test binary run as cllm, without the demo model.
+// command is this test binary run as cllm, without the demo model. It reaches this
+// machine alone: at the proxy for all others nobody listens.
 func command(args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asCommand+"=1", "OLLAMA_MODELS=", "CLLM_NODEMO=1")
+	cmd.Env = append(os.Environ(), asCommand+"=1", "OLLAMA_MODELS=", "CLLM_NODEMO=1", "HTTPS_PROXY=http://127.0.0.1:1")
 	return cmd
 }
 

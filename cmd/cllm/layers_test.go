@@ -45,7 +45,7 @@ var layers = map[string]layer{
 	},
 	"daemon/llamaloader": {
 		may:   []string{"daemon", "llm", "llm/llama"},
-		tests: []string{"llm/llmtest", "llm/llmtest/tinymodel", "modelstore", "modelstore/demo/demotest", "scheduler"},
+		tests: []string{"llm/llmtest", "llm/llmtest/tinymodel", "modelstore", "modelstore/demo/demotest", "modelstore/gguf", "scheduler"},
 		why:   "it only fits llama.cpp to the daemon's Loader",
 	},
 	"daemon/prompt": {

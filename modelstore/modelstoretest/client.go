@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 )
 
 // Client is how a Storm reaches a store. A call ends when the store has answered, or
@@ -49,14 +50,19 @@ func (h HTTP) Upload(ctx context.Context, digest string, content io.Reader) erro
 	return h.call(ctx, http.MethodPost, "/api/blobs/"+digest, content, nil)
 }
 
-// Create makes a model.
+// Create makes a model. That a model which is not there can't be pulled either means
+// that it is missing.
 func (h HTTP) Create(ctx context.Context, name string, of Source, system string, line func()) error {
 	body := struct {
 		Model  string `json:"model"`
 		System string `json:"system"`
 		Source
 	}{name, system, of}
-	return h.call(ctx, http.MethodPost, "/api/create", body, line)
+	err := h.call(ctx, http.MethodPost, "/api/create", body, line)
+	if err != nil && strings.HasPrefix(err.Error(), "pull model manifest: ") {
+		return fmt.Errorf("%w: %w", ErrMissing, err)
+	}
+	return err
 }
 
 // Copy copies a model.
