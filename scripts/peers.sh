@@ -96,10 +96,10 @@ build_ollama() {
 	llama_source # the module archive lacks the headers in vendor
 	local compilers
 	mapfile -t compilers < <("$root/scripts/build-llama.sh" --cmake | grep _COMPILER=)
-	run cmake -G Ninja -S "$dir" -B "$tmp/build" "${compilers[@]}" -DCMAKE_BUILD_TYPE=Release \
+	run cmake -G Ninja -S "$dir" -B "$tmp/build" "${compilers[@]}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$tmp/out" \
 		-DCMAKE_DISABLE_FIND_PACKAGE_Vulkan=ON -DCMAKE_{CUDA,HIP}_COMPILER=
 	run nice ninja -C "$tmp/build" ggml-cpu
-	run cmake --install "$tmp/build" --prefix "$tmp/out" --component CPU --strip
+	run cmake --install "$tmp/build" --component CPU --strip
 	# In its own folder Go takes its own go.sum, so every module has a checksum.
 	run nice "$root/scripts/build-llama.sh" --exec env \
 		CGO_CPPFLAGS="-I$tmp/llama.cpp/vendor" CGO_CFLAGS="-O3 -g0" CGO_CXXFLAGS="-O3 -g0" \

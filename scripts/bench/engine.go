@@ -45,8 +45,17 @@ func medianRates(all []engineRates) engineRates {
 	return m
 }
 
-func measureEngine(ctx context.Context, o options) (engineRates, error) {
+// measureEngine decodes as many sequences together as servers have clients.
+func measureEngine(ctx context.Context, o options, servers []*server) (engineRates, error) {
 	e := engineRates{Decode: make(map[int]float64)}
+	var clients []int
+	for _, s := range servers {
+		for _, l := range s.loads {
+			clients = append(clients, l.clients)
+		}
+	}
+	slices.Sort(clients)
+	clients = slices.Compact(clients)
 	m, err := llama.LoadModel(ctx, o.model, llama.ModelOptions{})
 	if err != nil {
 		return e, err
@@ -70,7 +79,7 @@ func measureEngine(ctx context.Context, o options) (engineRates, error) {
 	e.Prefill = slots * prompt / time.Since(start).Seconds()
 
 	at := prompt
-	for _, n := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(o.concurrency, o.ollamaConcurrency)))) {
+	for _, n := range clients {
 		if ctx.Err() != nil {
 			return e, ctx.Err()
 		}

@@ -168,7 +168,7 @@ func run(ctx context.Context, o options) error {
 			}
 			if t.server == nil {
 				fmt.Fprintf(os.Stderr, "%d/%d: the engine alone\n", repeat+1, o.repeat)
-				r, err := measureEngine(ctx, o)
+				r, err := measureEngine(ctx, o, servers)
 				if err != nil {
 					return err
 				}
@@ -187,7 +187,9 @@ func run(ctx context.Context, o options) error {
 			}
 		}
 	}
-	failed = append(failed, ctx.Err())
+	if ctx.Err() != nil {
+		failed = append(failed, errors.New("interrupted; what there is of the table holds for what was measured"))
+	}
 	if len(reports) > 0 && len(rates) > 0 {
 		failed = append(failed, newResult(o, servers, rates, bench.Join(reports)).write(o))
 	}

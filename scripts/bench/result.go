@@ -95,7 +95,7 @@ func (r *result) table(o options, w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n%s, %s\n%s\n", r.Report.Date.UTC().Format("2006-01-02 15:04 MST"), r.Report.Machine, r.System)
 	fmt.Fprintf(&b, "engine alone: prefill %.0f tokens/s; a context of %d sequences was ready in %v\n", r.Engine.Prefill, slots, r.Engine.Ready)
-	fmt.Fprintf(&b, "answers of %d tokens, prompts of about %d; medians of %d repeats; times in s\n\n", o.tokens, o.promptTokens, o.repeat)
+	fmt.Fprintf(&b, "answers of %d tokens, prompts of about %d; medians of %d repeats; times in s\n\n", o.tokens, o.promptTokens, r.Report.Settings.Repeat)
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "server\tclients\tok\ttokens/s\tmin–max\tof ceiling\t/ llama-server\tTTFT p50\tp95\tlatency p95\t")
 	for _, row := range r.Rows {
