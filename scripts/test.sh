@@ -31,6 +31,8 @@ read -ra pure <<<"$(awk '!/ cllm\/llm\/llama( |$)/ {sub(/\.test$/, "", $1); prin
 status=0
 step "go test -race: ${#pure[@]} packages without C++"
 scripts/build-llama.sh --exec go test -race "$@" "${pure[@]}" || status=1
+step 'go test: what a conversion takes of memory, without the race detector'
+go test "$@" -run LittleMemory ./modelstore/safetensors || status=1
 if ((${#with_cxx[@]})); then
 	step "go test: ${#with_cxx[@]} packages with llama.cpp"
 	scripts/build-llama.sh --exec go test "$@" "${with_cxx[@]}" || status=1

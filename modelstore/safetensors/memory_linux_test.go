@@ -70,6 +70,9 @@ func taken(t *testing.T, dir string) int {
 }
 
 func TestAConversionTakesLittleMemoryWhateverTheModelsSize(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector takes memory of its own: scripts/test.sh runs this without it")
+	}
 	if testing.Short() {
 		t.Skip("it writes half a gigabyte")
 	}
@@ -118,6 +121,9 @@ func writeLargeTokenizer(t *testing.T, dir string) {
 }
 
 func TestTheLargestTokenizersTakeLittleMemory(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector takes memory of its own: scripts/test.sh runs this without it")
+	}
 	dir := writeModel(t, "LlamaForCausalLM", map[string]any{"vocab_size": 300_000}, []raw{{"model.norm.weight", "F32", []int{1}}}, true)
 	writeLargeTokenizer(t, dir)
 	n := taken(t, dir)
