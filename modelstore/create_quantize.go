@@ -73,6 +73,8 @@ func (c *creation) quantizeLayer(l *newLayer, typ, want string) (*newLayer, erro
 		})
 		if err == nil {
 			c.progress(Progress{Status: "verifying conversion"})
+		} else if _, e := c.store.statBlob(l.Digest); isNotExist(e) {
+			return c.store.blobError(Name{}, l.Digest, e) // another program has removed it
 		}
 		return err
 	})

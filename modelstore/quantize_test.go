@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -66,5 +67,23 @@ func TestAFailedQuantizationLeavesNothing(t *testing.T) {
 		if diff := cmp.Diff(before, paths(t, s.dir)); diff != "" {
 			t.Errorf("after %s: %s", what, diff)
 		}
+	}
+}
+
+func TestQuantizeSaysThatAnotherProgramRemovedTheWeights(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	req := CreateRequest{
+		Name: name(t, "x"), Files: map[string]string{"m.gguf": upload(t, s, ggufFile(t, 64, nil))}, Quantization: "q8_0",
+		Quantize: func(_ context.Context, src, _, _ string, _ func(done, total int64)) error {
+			if err := os.Remove(src); err != nil {
+				t.Error(err)
+			}
+			_, err := os.ReadFile(src)
+			return err
+		},
+	}
+	var missing *MissingBlobError
+	if err := s.Create(t.Context(), req, nil); !errors.As(err, &missing) || !strings.Contains(err.Error(), "upload it first") {
+		t.Errorf("got %v", err)
 	}
 }
