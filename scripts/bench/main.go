@@ -203,7 +203,7 @@ func take(ctx context.Context, t turn, m model, o options) (*bench.Report, error
 		return nil, err
 	}
 	defer p.stop()
-	t.server.idle = cmp.Or(t.server.idle, p.idle)
+	t.server.said, t.server.idle = cmp.Or(t.server.said, p.said), cmp.Or(t.server.idle, p.idle)
 	report, err := bench.Run(ctx, bench.Options{
 		Servers: []bench.Server{{Name: t.server.name, URL: p.url}}, Concurrency: []int{t.load.clients},
 		Requests: t.load.requests, Repeat: 1, Timeout: 2 * time.Hour, PromptTokens: o.promptTokens,

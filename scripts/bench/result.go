@@ -20,8 +20,8 @@ type result struct {
 	Engine engineRates   `json:"engine"` // medians
 	Rates  []engineRates `json:"engine_repeats"`
 	Rows   []row         `json:"rows"`
+	Notes  []string      `json:"notes"`
 	Report *bench.Report `json:"report"`
-	notes  []string
 }
 
 // row is a line of the table: one server at one load, medians of the repeats.
@@ -65,8 +65,11 @@ func newResult(o options, servers []*server, rates []engineRates, report *bench.
 				r.note(o, server, s, l)
 			}
 		}
-		if server.idle > 0 && server.logs == "" { // Ollama's engine is a process of its own
-			r.notes = append(r.notes, fmt.Sprintf("%s, idle with %d slots: %d MiB resident", server.name, slots, server.idle>>20))
+		switch {
+		case server.said != "":
+			r.Notes = append(r.Notes, server.name+": "+server.said)
+		case server.idle > 0: // Ollama's engine is a process of its own, which is not counted
+			r.Notes = append(r.Notes, fmt.Sprintf("%s, idle with %d slots: %d MiB resident", server.name, slots, server.idle>>20))
 		}
 	}
 	return r
@@ -75,7 +78,7 @@ func newResult(o options, servers []*server, rates []engineRates, report *bench.
 // note says what a reader must know about a row.
 func (r *result) note(o options, server *server, s bench.Summary, l load) {
 	add := func(format string, values ...any) {
-		r.notes = append(r.notes, fmt.Sprintf("%s, %d clients: %s", s.Server, l.clients, fmt.Sprintf(format, values...)))
+		r.Notes = append(r.Notes, fmt.Sprintf("%s, %d clients: %s", s.Server, l.clients, fmt.Sprintf(format, values...)))
 	}
 	if full := loads([]int{l.clients}, o.requests)[0].requests; l.requests < full {
 		add("%d requests instead of %d, because it is slow", l.requests, full)
@@ -107,7 +110,7 @@ func (r *result) table(o options, w io.Writer) error {
 			row.Rate.Median, row.Rate.Min, row.Rate.Max, 100*row.OfCeiling, ratio, row.TTFT50, row.TTFT95, row.E2EL95)
 	}
 	t.Flush()
-	fmt.Fprintln(&b, strings.Join(append([]string{""}, r.notes...), "\n"))
+	fmt.Fprintln(&b, strings.Join(append([]string{""}, r.Notes...), "\n"))
 	_, err := io.WriteString(w, b.String())
 	return err
 }

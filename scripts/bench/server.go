@@ -45,7 +45,10 @@ type server struct {
 	ready   string // the path that answers 200 when it can be asked
 	store   bool   // it takes the model into its store
 	logs    string // what its log must say once the model is loaded
-	idle    int64  // resident bytes with the model loaded and nothing to do
+	// What the first turn found: the last line of the log that says it, and resident
+	// bytes with the model loaded and nothing to do.
+	said string
+	idle int64
 }
 
 // choose returns the servers of the options, in the table's order.
@@ -115,6 +118,7 @@ type process struct {
 	log    string
 	cancel context.CancelFunc
 	exited chan struct{}
+	said   string // as in server
 	idle   int64
 }
 
@@ -180,15 +184,32 @@ func (p *process) prepare(ctx context.Context, s *server, m model) error {
 			return err
 		}
 	}
+	if err := p.check(s.logs); err != nil {
+		return err
+	}
+	var err error
+	p.idle, err = resident(p.cmd.Process.Pid)
+	return err
+}
+
+// check reads in the log what it must say.
+func (p *process) check(must string) error {
+	if must == "" {
+		return nil
+	}
 	text, err := os.ReadFile(p.log)
 	if err != nil {
 		return err
 	}
-	if !bytes.Contains(text, []byte(s.logs)) {
-		return fmt.Errorf("it has loaded the model, but its log does not say %q: its library for this CPU is missing or not found", s.logs)
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, must) {
+			p.said = strings.TrimSpace(line)
+		}
 	}
-	p.idle, err = resident(p.cmd.Process.Pid)
-	return err
+	if p.said == "" {
+		return fmt.Errorf("it has loaded the model, but its log does not say %q: its library for this CPU is missing or not found", must)
+	}
+	return nil
 }
 
 // await returns when a path answers 200.
