@@ -75,7 +75,7 @@ func TestABadTokenizerIsTheCallersError(t *testing.T) {
 		`{"model":{"vocab":{"a":0}}`:       "ends too early",
 		`{"model":{"merges":["a b"}}`:      "invalid character",
 		`{"model":{"merges":["a b" "c"]}}`: "invalid character",
-		`{"model":{"vocab":{"a":0}},"normalizer":` + strings.Repeat("[", 1<<20): "ends too early",
+		`{"model":{"vocab":{"a":0}},"normalizer":` + strings.Repeat("[", 1<<12): "ends too early",
 	} {
 		dir := withTokenizer(t, text, 1)
 		_, err := result(t, func(f *os.File) error { return Model(t.Context(), os.DirFS(dir), f) })
@@ -84,8 +84,22 @@ func TestABadTokenizerIsTheCallersError(t *testing.T) {
 			t.Errorf("%.60s: got %v, want ... %s ...", text, err, want)
 		}
 	}
-	many := `{"model":{"merges":[` + strings.Repeat(`"",`, mostMerges) + `""]}}`
-	if _, err := result(t, func(f *os.File) error { return Model(t.Context(), os.DirFS(withTokenizer(t, many, 1)), f) }); err == nil || !strings.Contains(err.Error(), "more than 1048576 merges") {
-		t.Errorf("many merges: %v", err)
+}
+
+func TestATokenizerThatHoldsTooMuchIsRefused(t *testing.T) {
+	for want, c := range map[string]struct {
+		text string
+		full vocabulary
+	}{
+		"more than 524288 tokens":       {`{"model":{"vocab":{"a":0}}}`, vocabulary{large: true, tokens: make([]vocabularyToken, mostTokens)}},
+		"more than 1048576 merges":      {`{"model":{"merges":["a b"]}}`, vocabulary{large: true, merges: make([]string, mostMerges)}},
+		"adds more than 65536 tokens":   {`{"added_tokens":[{"id":1}]}`, vocabulary{added: make([]addedToken, mostAdded)}},
+		"its pre_tokenizer has 1048580": {`{"pre_tokenizer":"` + strings.Repeat("x", 1<<20+2) + `"}`, vocabulary{}},
+	} {
+		err := c.full.read(json.NewDecoder(strings.NewReader(c.text)))
+		var input *Error
+		if !errors.As(err, &input) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want ... %s ...", err, want)
+		}
 	}
 }
