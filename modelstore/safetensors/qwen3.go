@@ -51,7 +51,9 @@ func metadata(fsys fs.FS, config map[string]any) (converter, *convert.Tokenizer,
 		return nil, nil, inputError(err)
 	}
 	if vocabulary != nil {
-		vocabulary.fill(tokens, vocabularySize(config))
+		if err := vocabulary.fill(fsys, tokens, vocabularySize(config)); err != nil {
+			return nil, nil, err
+		}
 	}
 	if architecture == "Qwen3ForCausalLM" {
 		raw, err := json.Marshal(config)

@@ -21,9 +21,10 @@ const (
 	mostAdded  = 1 << 16
 )
 
-// vocabulary is what tokenizer.json holds much of. It is read piece by piece: Ollama's
-// convert decodes the whole file twice, which takes ten times its size.
+// vocabulary is what a tokenizer.json holds. It is read piece by piece, and what is
+// large in it at last: Ollama's convert decodes the whole file twice.
 type vocabulary struct {
+	large  bool // tokens and merges are read, else the other two
 	tokens []vocabularyToken
 	merges []string
 	added  []addedToken
@@ -48,34 +49,42 @@ const (
 	userDefinedToken = 4
 )
 
-// readVocabulary reads tokenizer.json; nil: there is none.
+// readVocabulary reads what is small in tokenizer.json; nil: there is none.
 func readVocabulary(fsys fs.FS) (*vocabulary, error) {
-	f, err := fsys.Open("tokenizer.json")
+	v := &vocabulary{}
+	err := v.readFile(fsys)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
-	} else if err != nil {
-		return nil, inputError(err)
+	}
+	return v, err
+}
+
+func (v *vocabulary) readFile(fsys fs.FS) error {
+	f, err := fsys.Open("tokenizer.json")
+	if err != nil {
+		return err
 	}
 	defer f.Close()
-	v := &vocabulary{}
 	if err := v.read(json.NewDecoder(f)); err != nil {
 		var known *Error
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if path := (*fs.PathError)(nil); errors.As(err, &path) {
+			return err
+		} else if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			err = bad("it ends too early: download or copy it again")
-		} else if path := (*fs.PathError)(nil); errors.As(err, &path) {
-			return nil, err
 		} else if !errors.As(err, &known) {
 			err = bad("%v", err)
 		}
-		return nil, bad("tokenizer.json can't be read: %v", err)
+		return bad("tokenizer.json can't be read: %v", err)
 	}
-	return v, nil
+	return nil
 }
 
 func (v *vocabulary) read(d *json.Decoder) error {
 	return object(d, "the file", func(key string) (err error) {
-		switch key {
-		case "added_tokens":
+		switch {
+		case v.large != (key == "model"):
+			return skip(d)
+		case key == "added_tokens":
 			return array(d, key, func() error {
 				if len(v.added) == mostAdded {
 					return bad("it adds more than %d tokens", mostAdded)
@@ -85,12 +94,12 @@ func (v *vocabulary) read(d *json.Decoder) error {
 				v.added = append(v.added, t)
 				return err
 			})
-		case "pre_tokenizer":
+		case key == "pre_tokenizer":
 			if err = d.Decode(&v.pre); len(v.pre) > 1<<20 {
 				return bad("its pre_tokenizer has %d bytes, the most is %d", len(v.pre), 1<<20)
 			}
 			return err
-		case "model":
+		case key == "model":
 			return object(d, key, func(key string) error { return v.readModel(d, key) })
 		default:
 			return skip(d)
@@ -206,14 +215,22 @@ func (v *vocabulary) rest() ([]byte, error) {
 	return json.Marshal(map[string]any{"added_tokens": v.added, "pre_tokenizer": v.pre, "model": map[string]any{}})
 }
 
-// fill puts into t what rest left out. size is what config.json says that the
+// fill reads into t what rest left out. size is what config.json says that the
 // vocabulary has: it is filled up to that.
-func (v *vocabulary) fill(t *convert.Tokenizer, size int) {
+func (v *vocabulary) fill(fsys fs.FS, t *convert.Tokenizer, size int) error {
+	own := t.Model == "gpt2" // else the tokens are those of tokenizer.model
+	if own {
+		t.Tokens, t.Scores, t.Types = nil, nil, nil // which are fill-ins
+	}
+	v.large = true
+	if err := v.readFile(fsys); err != nil {
+		return err
+	}
 	if len(v.merges) > 0 {
 		t.Merges = v.merges
 	}
-	if t.Model != "gpt2" {
-		return // the tokens are those of tokenizer.model
+	if !own {
+		return nil
 	}
 	for _, a := range v.added {
 		kind := int32(userDefinedToken)
@@ -223,7 +240,8 @@ func (v *vocabulary) fill(t *convert.Tokenizer, size int) {
 		v.tokens = append(v.tokens, vocabularyToken{a.Content, a.ID, kind})
 	}
 	slices.SortStableFunc(v.tokens, func(a, b vocabularyToken) int { return cmp.Compare(a.id, b.id) })
-	t.Tokens, t.Scores, t.Types = t.Tokens[:0], t.Scores[:0], t.Types[:0]
+	room := max(len(v.tokens), size)
+	t.Tokens, t.Scores, t.Types = make([]string, 0, room), make([]float32, 0, room), make([]int32, 0, room)
 	for i, one := range v.tokens {
 		if i+1 < len(v.tokens) && v.tokens[i+1].id == one.id {
 			continue // an added one counts
@@ -234,6 +252,7 @@ func (v *vocabulary) fill(t *convert.Tokenizer, size int) {
 		t.Tokens, t.Scores, t.Types = append(t.Tokens, fmt.Sprintf("[PAD%d]", i)), append(t.Scores, -1), append(t.Types, userDefinedToken)
 	}
 	v.tokens = nil
+	return nil
 }
 
 // vocabularySize is what config.json says, where Ollama looks for it.

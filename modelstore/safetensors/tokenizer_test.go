@@ -91,8 +91,8 @@ func TestATokenizerThatHoldsTooMuchIsRefused(t *testing.T) {
 		text string
 		full vocabulary
 	}{
-		"more than 524288 tokens":       {`{"model":{"vocab":{"a":0}}}`, vocabulary{tokens: make([]vocabularyToken, mostTokens)}},
-		"more than 1048576 merges":      {`{"model":{"merges":["a b"]}}`, vocabulary{merges: make([]string, mostMerges)}},
+		"more than 524288 tokens":       {`{"model":{"vocab":{"a":0}}}`, vocabulary{large: true, tokens: make([]vocabularyToken, mostTokens)}},
+		"more than 1048576 merges":      {`{"model":{"merges":["a b"]}}`, vocabulary{large: true, merges: make([]string, mostMerges)}},
 		"adds more than 65536 tokens":   {`{"added_tokens":[{"id":1}]}`, vocabulary{added: make([]addedToken, mostAdded)}},
 		"its pre_tokenizer has 1048580": {`{"pre_tokenizer":"` + strings.Repeat("x", 1<<20+2) + `"}`, vocabulary{}},
 	} {
