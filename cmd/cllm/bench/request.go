@@ -144,6 +144,7 @@ func ask(ctx context.Context, client *http.Client, t *target, prompt string, max
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	req.Close = t.closes && o.Stream
 
 	r := &reply{maxTokens: maxTokens, start: time.Now()}
 	resp, err := client.Do(req)

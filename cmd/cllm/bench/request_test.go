@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -220,5 +221,29 @@ func TestLlamaServersLastChunkHasTextReasonAndCounts(t *testing.T) {
 	}
 	if !r.ended || !r.early || r.chunks != 1 || r.tokens != 3 || r.promptTokens != 30 || r.check() != nil {
 		t.Errorf("the reply is %+v, %v", r, r.check())
+	}
+}
+
+func TestOnlyLlamaServersStreamsGetAConnectionEach(t *testing.T) {
+	for _, test := range []struct {
+		api          string
+		stream, want bool
+	}{{apiOpenAI, true, true}, {apiOpenAI, false, false}, {apiOllama, true, false}} {
+		var once, all atomic.Int64
+		url := listen(t, &fake{api: test.api, answer: func(s *speaker) {
+			all.Add(1)
+			if s.r.Close {
+				once.Add(1)
+			}
+			speaks(s)
+		}})
+		o := small(url)
+		o.Stream = test.stream
+		if m := one(t, o); m.Completed != o.Requests {
+			t.Errorf("%+v: %d requests are completed: %v", test, m.Completed, m.Failures)
+		}
+		if got := once.Load() == all.Load(); got != test.want || !got && once.Load() > 0 {
+			t.Errorf("%+v: %d of %d requests ask for the end of their connection", test, once.Load(), all.Load())
+		}
 	}
 }

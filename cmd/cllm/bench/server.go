@@ -29,6 +29,9 @@ type target struct {
 	protocol protocol
 	// tokens = fixed + perWord · words, by the server's own count of two prompts.
 	fixed, perWord float64
+	// closes: the server ends the connection of each streamed reply, though it has said
+	// keep-alive. A request that is sent meanwhile would be lost.
+	closes bool
 	// again counts the servers before this one with the same address, which gets
 	// prompts of its own each time.
 	again int
@@ -87,6 +90,9 @@ func (t *target) findAPI(ctx context.Context, client *http.Client) error {
 	}
 	err := getJSON(ctx, client, t.URL+"/props", &props)
 	t.Version = props.BuildInfo
+	// As llama.cpp's tools/server/server-http.cpp does: at the end of a stream it tells
+	// its HTTP library what that takes for a failure.
+	t.closes = t.Version != ""
 	if unreachable(err) {
 		return err
 	}
