@@ -1,7 +1,5 @@
 package scheduler
 
-import "cllm/llm"
-
 // mostMoved is the tokens that are moved in one step to close holes. At memory
 // speed that is some milliseconds for a small model, less than the pass over the
 // weights that a hole costs in every step.
@@ -44,7 +42,7 @@ func (s *Scheduler) hole(first, last int) *slot {
 	for i := first + 1; i < last; i++ {
 		sl := &s.slots[i]
 		switch {
-		case sl.active() && sl.pending() == 1:
+		case sl.active() && sl.decodes():
 		case best == nil, best.active() && !sl.active(),
 			best.active() == sl.active() && len(sl.cached) < len(best.cached):
 			best = sl
@@ -69,16 +67,10 @@ func (s *Scheduler) outside(first, last int) *slot {
 // move moves a request to an idle slot, with its cache.
 func (s *Scheduler) move(dst, src *slot) bool {
 	s.spare(dst, 0)
-	if len(src.cached) > 0 {
-		if s.engine.Copy(dst.id, src.id, llm.Pos(len(src.cached))) != nil {
-			s.truncate(dst, 0)
-			return false
-		}
-	} else {
-		s.truncate(dst, 0)
+	if s.copyCache(dst, src, len(src.cached)) != nil {
+		return false
 	}
-	s.holds(dst, append(dst.cached[:0:0], src.cached...))
-	dst.seq, dst.exact, dst.used = src.seq, src.exact, src.used
+	dst.seq, dst.used = src.seq, src.used
 	src.seq = nil
 	s.truncate(src, 0)
 	s.count.moved.Add(1)

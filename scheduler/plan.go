@@ -39,7 +39,7 @@ func plan(slots []slot, p policy, out []span) []span {
 	for i := range slots {
 		switch sl := &slots[i]; {
 		case !sl.active(), sl.seq.waits:
-		case sl.pending() == 1:
+		case sl.decodes():
 			decoding++
 		case oldest < 0 || sl.seq.order < slots[oldest].seq.order:
 			oldest = i
@@ -52,7 +52,7 @@ func plan(slots []slot, p policy, out []span) []span {
 	prefills := oldest >= 0 && room > 0
 	if decoding > 0 && (p.unified || !prefills) {
 		for i := range slots {
-			if slots[i].active() && slots[i].pending() == 1 {
+			if slots[i].active() && slots[i].decodes() {
 				out = append(out, span{slot: i, n: 1, logits: true})
 			}
 		}
@@ -108,26 +108,29 @@ func planChunks(slots []slot, oldest, room, batch int, out []span) []span {
 
 // planMixed fills the room that decode rows left with prompts, oldest first.
 func planMixed(slots []slot, room, batch int, out []span) []span {
-	after := int64(-1)
-	for room > 0 {
-		next := -1
-		for i := range slots {
-			sl := &slots[i]
-			if sl.active() && !sl.seq.waits && sl.pending() > 1 && sl.seq.order > after &&
-				(next < 0 || sl.seq.order < slots[next].seq.order) {
-				next = i
-			}
+	for i := nextPrompt(slots, -1); i >= 0 && room > 0; i = nextPrompt(slots, slots[i].seq.order) {
+		if slots[i].seq.waits {
+			continue
 		}
-		if next < 0 {
-			break
-		}
-		after = slots[next].seq.order
-		n := chunk(slots[next].pending()-1, room, batch)
-		out = append(out, span{slot: next, n: n})
+		n := chunk(slots[i].pending()-1, room, batch)
+		out = append(out, span{slot: i, n: n})
 		room -= n
 		batch -= n
 	}
 	return out
+}
+
+// nextPrompt is the slot of the oldest prompt in prefill that came after another one, -1
+// when there is none.
+func nextPrompt(slots []slot, after int64) int {
+	next := -1
+	for i := range slots {
+		sl := &slots[i]
+		if sl.active() && !sl.decodes() && sl.seq.order > after && (next < 0 || sl.seq.order < slots[next].seq.order) {
+			next = i
+		}
+	}
+	return next
 }
 
 // rowsOf writes the rows of spans.

@@ -27,7 +27,8 @@ func (s *Scheduler) share() {
 	if first, _ := s.row((*slot).decodes); first >= 0 {
 		most = mostCopied
 	}
-	for sl := s.oldestPrefill(-1); sl != nil; sl = s.oldestPrefill(sl.seq.order) {
+	for i := nextPrompt(s.slots, -1); i >= 0; i = nextPrompt(s.slots, s.slots[i].seq.order) {
+		sl := &s.slots[i]
 		q := sl.seq
 		have := len(sl.cached)
 		src, n := s.longestPrefix(q.tokens)
@@ -41,18 +42,6 @@ func (s *Scheduler) share() {
 			s.take(sl, src, n)
 		}
 	}
-}
-
-// oldestPrefill is the slot with the oldest prompt in prefill that is younger than
-// order; nil when there is none.
-func (s *Scheduler) oldestPrefill(order int64) (oldest *slot) {
-	for i := range s.slots {
-		sl := &s.slots[i]
-		if sl.active() && sl.pending() > 1 && sl.seq.order > order && (oldest == nil || sl.seq.order < oldest.seq.order) {
-			oldest = sl
-		}
-	}
-	return oldest
 }
 
 // longestPrefix returns the slot that can spare the longest prefix of tokens.
@@ -70,7 +59,7 @@ func (s *Scheduler) longestPrefix(tokens []llm.Token) (src *slot, n int) {
 func (s *Scheduler) comingPrefix(q *sequence) (longest int) {
 	for i := range s.slots {
 		sl := &s.slots[i]
-		if sl.active() && sl.pending() > 1 && sl.seq.order < q.order && sl.exact == len(sl.cached) {
+		if sl.active() && !sl.decodes() && sl.seq.order < q.order && sl.exact == len(sl.cached) {
 			longest = max(longest, common(sl.seq.tokens[:len(sl.seq.tokens)-1], q.tokens))
 		}
 	}
@@ -91,14 +80,10 @@ func common(a, prompt []llm.Token) int {
 // that says nothing more than that goes.
 func (s *Scheduler) take(sl, src *slot, n int) {
 	had := len(sl.cached)
-	if err := s.engine.Copy(sl.id, src.id, llm.Pos(n)); err != nil {
-		// The engine may have forgotten what the slot held: so does the slot.
+	if err := s.copyCache(sl, src, n); err != nil {
 		s.copiesWhole = s.copiesWhole || errors.Is(err, llm.ErrUnsupported)
-		s.truncate(sl, 0)
 		return
 	}
-	s.holds(sl, append(sl.cached[:0:0], src.cached[:n]...))
-	sl.exact = n
 	if q := sl.seq; q.generated == 0 && q.preempted == 0 {
 		q.cached += n - had
 		s.count.cached.Add(int64(n - had))
@@ -139,12 +124,9 @@ func (s *Scheduler) spare(sl *slot, n int) {
 	if to == nil || to.age() >= sl.age() {
 		return
 	}
-	if s.engine.Copy(to.id, sl.id, llm.Pos(len(sl.cached))) != nil {
-		s.truncate(to, 0)
-		return
+	if s.copyCache(to, sl, len(sl.cached)) == nil {
+		to.used = sl.used
 	}
-	s.holds(to, append(to.cached[:0:0], sl.cached...))
-	to.exact, to.used = sl.exact, sl.used
 }
 
 // age orders idle slots by what their caches are worth: empty ones come first.

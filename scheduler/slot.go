@@ -72,6 +72,18 @@ func (s *Scheduler) truncate(sl *slot, n int) {
 	sl.exact = min(sl.exact, n)
 }
 
+// copyCache makes dst hold the first n tokens that src holds. If the engine can't do
+// that, dst holds nothing: the engine may have forgotten what it held before.
+func (s *Scheduler) copyCache(dst, src *slot, n int) error {
+	if err := s.engine.Copy(dst.id, src.id, llm.Pos(n)); err != nil {
+		s.truncate(dst, 0)
+		return err
+	}
+	s.holds(dst, append(dst.cached[:0:0], src.cached[:n]...))
+	dst.exact = min(src.exact, n)
+	return nil
+}
+
 // holds records what the engine holds for a slot now.
 func (s *Scheduler) holds(sl *slot, tokens []llm.Token) {
 	s.held += int64(len(tokens) - len(sl.cached))
