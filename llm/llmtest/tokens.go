@@ -25,17 +25,8 @@ func Next(history []llm.Token) llm.Token {
 	return ' '
 }
 
-// Greedy returns the n tokens that follow a prompt at temperature 0, without stop,
-// shift or end token.
-func Greedy(prompt []llm.Token, n int) []llm.Token {
-	history := slices.Clone(prompt)
-	for range n {
-		history = append(history, Next(history))
-	}
-	return history[len(prompt):]
-}
-
-// GreedyText is Greedy as text.
+// GreedyText is the text of the n tokens that follow a prompt at temperature 0, without
+// stop, shift or end token.
 func GreedyText(prompt string, n int) string { return TextBy(Next, prompt, n) }
 
 // TextBy is the text of n tokens that follow a prompt, each the one that next names.
