@@ -44,7 +44,7 @@ type talk struct {
 
 // withDemo calls f with the demo model loaded for so many sequences. What f submits
 // before it calls run is admitted together, in that order.
-func withDemo(t *testing.T, slots int, unified bool, f func(s *talk, run func()), o ...scheduler.Options) {
+func withDemo(t *testing.T, slots int, unified bool, o scheduler.Options, f func(s *talk, run func())) {
 	t.Helper()
 	path := filepath.Join(demotest.Folder(t), "..", "..", "modelstore", "demo", "demo.gguf")
 	m, err := newLoader(t, Options{Unified: unified}).Load(t.Context(), daemon.LoadSpec{ModelPath: path, Slots: slots, Threads: 1}, noProgress)
@@ -52,7 +52,7 @@ func withDemo(t *testing.T, slots int, unified bool, f func(s *talk, run func())
 		t.Fatal(err)
 	}
 	defer m.Close()
-	sched, err := scheduler.New(m.Engine, m.Vocab, append(o, scheduler.Options{})[0])
+	sched, err := scheduler.New(m.Engine, m.Vocab, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func (s *talk) answer(stream *scheduler.Stream) string {
 // together answers all questions at once.
 func together(t *testing.T, asks []ask, unified bool) (answers []string, stats scheduler.Stats) {
 	t.Helper()
-	withDemo(t, len(asks), unified, func(s *talk, run func()) {
+	withDemo(t, len(asks), unified, scheduler.Options{}, func(s *talk, run func()) {
 		var streams []*scheduler.Stream
 		for _, a := range asks {
 			streams = append(streams, s.submit(a))
@@ -111,7 +111,7 @@ func together(t *testing.T, asks []ask, unified bool) (answers []string, stats s
 // alone answers one question after the other.
 func alone(t *testing.T, asks []ask) (answers []string) {
 	t.Helper()
-	withDemo(t, 1, false, func(s *talk, run func()) {
+	withDemo(t, 1, false, scheduler.Options{}, func(s *talk, run func()) {
 		run()
 		for _, a := range asks {
 			answers = append(answers, s.answer(s.submit(a)))
@@ -159,7 +159,7 @@ func TestAnAnswerIsTheSameWithDraftsAndWithout(t *testing.T) {
 		for clients := 1; clients <= 4; clients++ {
 			var answers [2][]string
 			for i, without := range []bool{true, false} {
-				withDemo(t, clients, unified, func(s *talk, run func()) {
+				withDemo(t, clients, unified, scheduler.Options{NoDrafts: without}, func(s *talk, run func()) {
 					run()
 					for some := range slices.Chunk(asks, clients) {
 						var streams []*scheduler.Stream
@@ -173,7 +173,7 @@ func TestAnAnswerIsTheSameWithDraftsAndWithout(t *testing.T) {
 					if n := s.sched.Stats().DraftsStood; without != (n == 0) {
 						t.Errorf("without drafts %v: %d drafted tokens stood", without, n)
 					}
-				}, scheduler.Options{NoDrafts: without})
+				})
 			}
 			if diff := cmp.Diff(answers[0], answers[1]); diff != "" {
 				t.Errorf("unified %v, %d clients (-without drafts +with):\n%s", unified, clients, diff)

@@ -108,19 +108,11 @@ func draftRun(b *testing.B, path, prompt, text string, clients, answer int, with
 	defer s.Close()
 	longest := 0.0
 	for _, st := range streams {
-		for {
-			ev, ok := st.Next()
-			if !ok {
-				b.Fatal("no end")
-			}
-			if ev.Done != nil {
-				if ev.Done.Err != nil || ev.Done.Tokens != answer {
-					b.Fatal(ev.Done.Tokens, ev.Done.Err)
-				}
-				longest = max(longest, ev.Done.Decode.Seconds())
-				break
-			}
+		done := (&bench{b, s, m.Vocab}).read(st).done
+		if done.Tokens != answer {
+			b.Fatal(done.Tokens)
 		}
+		longest = max(longest, done.Decode.Seconds())
 	}
 	return longest
 }
