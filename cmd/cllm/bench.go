@@ -127,21 +127,14 @@ func showProgress(w io.Writer, p fmt.Stringer) (hide func()) {
 	quit := make(chan struct{})
 	var drawing sync.WaitGroup
 	drawing.Go(func() {
-		tick := time.NewTicker(redrawEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				width := columns(w)
-				if width == 0 {
-					width = plainColumns
-				}
-				io.WriteString(w, lineStart+runewidth.Truncate(p.String(), width-1, "…")+clearToEnd)
-			case <-quit:
-				io.WriteString(w, lineStart+clearToEnd)
-				return
+		redraw(quit, func() {
+			width := columns(w)
+			if width == 0 {
+				width = plainColumns
 			}
-		}
+			io.WriteString(w, lineStart+runewidth.Truncate(p.String(), width-1, "…")+clearToEnd)
+		})
+		io.WriteString(w, lineStart+clearToEnd)
 	})
 	return func() {
 		close(quit)

@@ -67,19 +67,20 @@ func startDisplay(w io.Writer, terminal bool) *display {
 		quit: make(chan struct{}), byKey: map[string]*row{},
 	}
 	if terminal {
-		d.drawing.Go(d.redraw)
+		d.drawing.Go(func() { redraw(d.quit, d.draw) })
 	}
 	return d
 }
 
-func (d *display) redraw() {
+// redraw calls draw again and again until quit is closed.
+func redraw(quit <-chan struct{}, draw func()) {
 	tick := time.NewTicker(redrawEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			d.draw()
-		case <-d.quit:
+			draw()
+		case <-quit:
 			return
 		}
 	}

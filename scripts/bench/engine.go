@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"cllm/cmd/cllm/bench"
 	"cllm/llm"
 	"cllm/llm/llama"
 )
@@ -31,8 +32,7 @@ func medianRates(all []engineRates) engineRates {
 		for _, e := range all {
 			values = append(values, figure(e))
 		}
-		slices.Sort(values)
-		return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
+		return bench.SpreadOf(values).Median
 	}
 	m := engineRates{
 		Prefill: over(func(e engineRates) float64 { return e.Prefill }),

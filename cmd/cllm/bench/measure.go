@@ -47,6 +47,16 @@ type Failure struct {
 	First  string `json:"first"`
 }
 
+// withFailure adds failures of one reason to a list.
+func withFailure(list []Failure, f Failure) []Failure {
+	i := slices.IndexFunc(list, func(have Failure) bool { return have.Reason == f.Reason })
+	if i < 0 {
+		return append(list, f)
+	}
+	list[i].Count += f.Count
+	return list
+}
+
 // tally collects the replies of a measurement.
 type tally struct {
 	o Options
@@ -64,13 +74,7 @@ func (t *tally) fail(err error) {
 	defer t.mu.Unlock()
 	t.o.Progress.failed.Add(1)
 	t.m.Failed++
-	why := reason(err)
-	i := slices.IndexFunc(t.m.Failures, func(f Failure) bool { return f.Reason == why })
-	if i < 0 {
-		i = len(t.m.Failures)
-		t.m.Failures = append(t.m.Failures, Failure{Reason: why, First: short(err.Error())})
-	}
-	t.m.Failures[i].Count++
+	t.m.Failures = withFailure(t.m.Failures, Failure{Reason: reason(err), Count: 1, First: short(err.Error())})
 }
 
 // succeed counts a whole reply.

@@ -110,19 +110,14 @@ func summary(repeats []Measurement) Summary {
 		for _, m := range repeats {
 			values = append(values, figure(m))
 		}
-		return spread(values)
+		return SpreadOf(values)
 	}
 	for _, m := range repeats {
 		s.Completed += m.Completed
 		s.Failed += m.Failed
 		s.EndedEarly += m.EndedEarly
 		for _, f := range m.Failures {
-			i := slices.IndexFunc(s.Failures, func(have Failure) bool { return have.Reason == f.Reason })
-			if i < 0 {
-				s.Failures = append(s.Failures, f)
-			} else {
-				s.Failures[i].Count += f.Count
-			}
+			s.Failures = withFailure(s.Failures, f)
 		}
 	}
 	s.PromptTokens = over(func(m Measurement) float64 { return float64(m.InputTokens) / float64(max(m.Completed, 1)) })
@@ -150,7 +145,7 @@ func spreads(repeats []Measurement, of func(Measurement) Distribution) Spreads {
 		mean, p50, p95 = append(mean, d.Mean), append(p50, d.P50), append(p95, d.P95)
 		p99, most = append(p99, d.P99), append(most, d.Max)
 	}
-	s.Mean, s.P50, s.P95, s.P99, s.Max = spread(mean), spread(p50), spread(p95), spread(p99), spread(most)
+	s.Mean, s.P50, s.P95, s.P99, s.Max = SpreadOf(mean), SpreadOf(p50), SpreadOf(p95), SpreadOf(p99), SpreadOf(most)
 	return s
 }
 

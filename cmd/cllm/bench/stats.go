@@ -89,7 +89,8 @@ type Spread struct {
 	Max    float64 `json:"max"`
 }
 
-func spread(values []float64) Spread {
+// SpreadOf is the spread of a figure, given once for each repeat.
+func SpreadOf(values []float64) Spread {
 	if len(values) == 0 {
 		return Spread{}
 	}

@@ -36,7 +36,7 @@ func TestPercentilesInterpolateLinearly(t *testing.T) {
 	if want := (Distribution{Count: 4, Mean: 2.5, P50: 2.5, P95: 3.85, P99: 3.97, Max: 4}); math.Abs(d.P95-want.P95)+math.Abs(d.P99-want.P99) > 1e-9 || d.Count != 4 || d.Mean != 2.5 || d.P50 != 2.5 || d.Max != 4 {
 		t.Errorf("the distribution is %+v, want %+v", d, want)
 	}
-	if s := spread([]float64{5, 1, 2}); s != (Spread{Median: 2, Min: 1, Max: 5}) {
+	if s := SpreadOf([]float64{5, 1, 2}); s != (Spread{Median: 2, Min: 1, Max: 5}) {
 		t.Errorf("the spread is %+v", s)
 	}
 }
