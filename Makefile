@@ -41,7 +41,7 @@ soak: llama ## Kill the daemon and the store 400 times among many clients; nothi
 check: llama ## Look for mistakes in under a minute: format, vet, staticcheck, sizes, tests.
 	@scripts/check.sh
 
-bench: build ## Measure: scheduler and engine alone, then cllm over HTTP beside llama-server and Ollama.
+bench: llama ## Measure: scheduler and engine alone, then cllm over HTTP beside llama-server and Ollama.
 	$(CGO) go test -run '^$$' -bench . -benchmem ./scheduler/... ./llm/...
 	scripts/bench.sh -out $(BENCHOUT) $(BENCHFLAGS)
 

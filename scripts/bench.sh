@@ -7,5 +7,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 file=$(scripts/synthmodel.sh)
 llama_server=$(scripts/peers.sh llama-server)
 ollama=$(scripts/peers.sh ollama)
-scripts/build-llama.sh --exec go build -buildvcs=false -o bin/bench ./scripts/bench
+scripts/build-llama.sh --exec go build -buildvcs=false -o bin/ ./cmd/cllm ./scripts/bench
 exec bin/bench -model "$file" -llama-server "$llama_server" -ollama "$ollama" "$@"
