@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -13,7 +14,7 @@ import (
 
 func testOptions() options {
 	return options{
-		names: serverNames, concurrency: []int{1, 32}, ollamaConcurrency: []int{32},
+		names: serverNames, concurrency: []int{1, 32}, queued: []int{128}, ollamaConcurrency: []int{32},
 		requests: 72, ollamaRequests: 16, parallelRequests: 64, tokens: 50, promptTokens: 42, repeat: 2,
 	}
 }
@@ -31,8 +32,8 @@ func TestTurnsAreInterleavedAndTurnRoundWithEachRepeat(t *testing.T) {
 		}
 	}
 	want := [2][]string{
-		{"engine", "cllm 1/16", "llama-server 1/16", "cllm 32/72", "llama-server 32/72", "ollama 32/16", "ollama-parallel 32/64"},
-		{"ollama-parallel 32/64", "ollama 32/16", "llama-server 32/72", "cllm 32/72", "llama-server 1/16", "cllm 1/16", "engine"},
+		{"engine", "cllm 1/16", "llama-server 1/16", "cllm 32/72", "llama-server 32/72", "ollama 32/16", "ollama-parallel 32/64", "cllm 128/128"},
+		{"cllm 128/128", "ollama-parallel 32/64", "ollama 32/16", "llama-server 32/72", "cllm 32/72", "llama-server 1/16", "cllm 1/16", "engine"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("turns (-want +got):\n%s", diff)
@@ -54,14 +55,14 @@ func TestServersGetTheSamePromptsAndNoPromptComesAgain(t *testing.T) {
 			seeds[turn.seed] = at
 		}
 	}
-	if len(seeds) != 2*3 {
-		t.Errorf("there are prompts of %d loads, want 6", len(seeds))
+	if len(seeds) != 3*3 {
+		t.Errorf("there are prompts of %d loads, want 9", len(seeds))
 	}
 }
 
 func TestTheTableSaysWhatEachServerReachesOfTheCeilingAndOfLlamaServer(t *testing.T) {
 	o := testOptions()
-	o.concurrency, o.repeat = []int{32}, 1
+	o.concurrency, o.queued, o.repeat = []int{32}, nil, 1
 	sum := func(server string, completed int, rate float64) bench.Summary {
 		s := bench.Summary{Server: server, Repeats: 1, Completed: completed, PromptTokens: bench.Spread{Median: 50}}
 		s.Concurrency = 32
@@ -72,9 +73,11 @@ func TestTheTableSaysWhatEachServerReachesOfTheCeilingAndOfLlamaServer(t *testin
 	report := &bench.Report{Summary: []bench.Summary{
 		sum("ollama", 16, 5), sum("llama-server", 72, 20), sum("cllm", 70, 40),
 	}}
-	// 50 prompt tokens at 100/s and 50 tokens at 100/s are 50 tokens a second.
+	// 72 requests of 50 prompt tokens at 100/s take 36 s. So do the answers: 64 in two waves
+	// at 100/s, and the last 8 at 100/s.
+	decode := func(many, rest float64) map[int]float64 { return map[int]float64{32: many, 8: rest, 16: rest} }
 	rates := []engineRates{
-		{Prefill: 100, Decode: map[int]float64{32: 90}}, {Prefill: 10, Decode: map[int]float64{32: 100}}, {Prefill: 200, Decode: map[int]float64{32: 110}},
+		{Prefill: 100, Decode: decode(90, 110)}, {Prefill: 10, Decode: decode(100, 100)}, {Prefill: 200, Decode: decode(110, 90)},
 	}
 	var out bytes.Buffer
 	if err := newResult(o, choose(o, t.TempDir()), rates, report).table(o, &out); err != nil {
@@ -92,6 +95,24 @@ func TestTheTableSaysWhatEachServerReachesOfTheCeilingAndOfLlamaServer(t *testin
 	} {
 		if !strings.Contains(strings.Join(got, "\n")+"\n", want+"\n") {
 			t.Errorf("the table lacks %q:\n%s", want, out.String())
+		}
+	}
+}
+
+func TestTheCeilingOfALoadIsThatOfItsWaves(t *testing.T) {
+	e := engineRates{Prefill: 1000, Decode: map[int]float64{8: 50, 32: 100, 64: 200, 1: 10}}
+	for _, c := range []struct {
+		load load
+		want float64
+	}{
+		{load{1, 2}, 2 * 50 / (2*0.1 + 2*5)},
+		{load{32, 32}, 32 * 50 / (32*0.1 + 16)},
+		{load{32, 40}, 40 * 50 / (40*0.1 + 16 + 8)},
+		{load{64, 72}, 72 * 50 / (72*0.1 + 16 + 8)},
+		{load{256, 136}, 136 * 50 / (136*0.1 + 16 + 16 + 8)},
+	} {
+		if got := e.ceiling(c.load, 50, 100); math.Abs(got-c.want) > 1e-9 {
+			t.Errorf("%d requests of %d clients: ceiling %.3f, want %.3f", c.load.requests, c.load.clients, got, c.want)
 		}
 	}
 }

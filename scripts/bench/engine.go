@@ -18,11 +18,26 @@ type engineRates struct {
 	Ready   time.Duration   `json:"ready_ns"` // from loaded weights to a context of all slots
 }
 
-// ceiling is the rate of generated tokens for the whole work: all prompts at the
-// prefill rate and all answers at the decode rate.
-func (e engineRates) ceiling(tokens, clients int, promptTokens float64) float64 {
-	perRequest := promptTokens/e.Prefill + float64(tokens)/e.Decode[clients]
-	return float64(tokens) / perRequest
+// ceiling is the rate of generated tokens for the whole load: all prompts at the prefill
+// rate, and all answers at the decode rates of its waves.
+func (e engineRates) ceiling(l load, tokens int, promptTokens float64) float64 {
+	seconds := float64(l.requests) * promptTokens / e.Prefill
+	for _, w := range l.waves() {
+		seconds += float64(w*tokens) / e.Decode[w]
+	}
+	return float64(l.requests*tokens) / seconds
+}
+
+// waves is how many answers are decoded together, from wave to wave: as many as there
+// are clients and slots, and at the end those that are left.
+func (l load) waves() []int {
+	var all []int
+	for left := l.requests; left > 0; {
+		w := min(left, l.clients, slots)
+		all = append(all, w)
+		left -= w
+	}
+	return all
 }
 
 // medianRates joins the repeats, figure by figure.
@@ -45,17 +60,17 @@ func medianRates(all []engineRates) engineRates {
 	return m
 }
 
-// measureEngine decodes as many sequences together as servers have clients.
+// measureEngine decodes as many sequences together as there are in the waves of the loads.
 func measureEngine(ctx context.Context, o options, servers []*server) (engineRates, error) {
 	e := engineRates{Decode: make(map[int]float64)}
-	var clients []int
+	var together []int
 	for _, s := range servers {
 		for _, l := range s.loads {
-			clients = append(clients, l.clients)
+			together = append(together, l.waves()...)
 		}
 	}
-	slices.Sort(clients)
-	clients = slices.Compact(clients)
+	slices.Sort(together)
+	together = slices.Compact(together)
 	m, err := llama.LoadModel(ctx, o.model, llama.ModelOptions{})
 	if err != nil {
 		return e, err
@@ -79,7 +94,7 @@ func measureEngine(ctx context.Context, o options, servers []*server) (engineRat
 	e.Prefill = slots * prompt / time.Since(start).Seconds()
 
 	at := prompt
-	for _, n := range clients {
+	for _, n := range together {
 		if ctx.Err() != nil {
 			return e, ctx.Err()
 		}

@@ -7,7 +7,7 @@
 // on the machine happens to all.
 //
 // The ceiling of a load is its work at the engine's prefill rate and at its decode
-// rate for so many sequences, without scheduler, sampling and HTTP.
+// rates for as many sequences as are left, without scheduler, sampling and HTTP.
 package main
 
 import (
@@ -31,6 +31,9 @@ import (
 // slots is how many requests cllm and llama-server work on at a time.
 const slots = 64
 
+// mostClients are fewer than cllm lets wait.
+const mostClients = 512
+
 type options struct {
 	model             string
 	cllm              string // files of the servers
@@ -38,6 +41,7 @@ type options struct {
 	ollama            string
 	names             []string // of the servers to measure
 	concurrency       []int
+	queued            []int // more clients than slots, for cllm
 	ollamaConcurrency []int
 	requests          int
 	ollamaRequests    int // with Ollama's default settings
@@ -69,6 +73,7 @@ func parse() (options, error) {
 	flag.StringVar(&o.ollama, "ollama", "", "the file of the ollama command")
 	names := flag.String("servers", strings.Join(serverNames, ","), "servers to measure, a list")
 	concurrency := flag.String("concurrency", "1,8,16,24,32,48,64", "clients of cllm and llama-server, a list")
+	queued := flag.String("queued", "128,256", "more clients than cllm has slots, a list; they send as many requests at least")
 	ollamaConcurrency := flag.String("ollama-concurrency", "32", "clients of Ollama, a list")
 	flag.IntVar(&o.requests, "requests", 72, "requests at each concurrency; one client sends 16 at most")
 	flag.IntVar(&o.ollamaRequests, "ollama-requests", 16, "most requests to Ollama with default settings")
@@ -85,10 +90,15 @@ func parse() (options, error) {
 		}
 	}
 	var err error
-	if o.concurrency, err = clientCounts(*concurrency); err != nil {
+	if o.concurrency, err = clientCounts(*concurrency, 1, slots); err != nil {
 		return o, err
 	}
-	if o.ollamaConcurrency, err = clientCounts(*ollamaConcurrency); err != nil {
+	if *queued != "" {
+		if o.queued, err = clientCounts(*queued, slots+1, mostClients); err != nil {
+			return o, err
+		}
+	}
+	if o.ollamaConcurrency, err = clientCounts(*ollamaConcurrency, 1, slots); err != nil {
 		return o, err
 	}
 	if flag.NArg() > 0 {
@@ -104,12 +114,12 @@ func parse() (options, error) {
 }
 
 // clientCounts reads a list like 1,8,32.
-func clientCounts(list string) ([]int, error) {
+func clientCounts(list string, least, most int) ([]int, error) {
 	var counts []int
 	for text := range strings.SplitSeq(list, ",") {
 		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > slots {
-			return nil, fmt.Errorf("the concurrency %q is not a number from 1 to %d", text, slots)
+		if err != nil || n < least || n > most {
+			return nil, fmt.Errorf("the concurrency %q is not a number from %d to %d", text, least, most)
 		}
 		counts = append(counts, n)
 	}
@@ -129,11 +139,11 @@ type turn struct {
 // other ones in each repeat.
 func plan(servers []*server, repeat int, seed uint64) []turn {
 	turns := []turn{{}}
-	for clients := 1; clients <= slots; clients++ {
+	for clients := 1; clients <= mostClients; clients++ {
 		for _, s := range servers {
 			for _, l := range s.loads {
 				if l.clients == clients {
-					turns = append(turns, turn{s, l, seed + uint64(repeat*(slots+1)+clients)})
+					turns = append(turns, turn{s, l, seed + uint64(repeat*(mostClients+1)+clients)})
 				}
 			}
 		}

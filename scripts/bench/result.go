@@ -55,7 +55,7 @@ func newResult(o options, servers []*server, rates []engineRates, report *bench.
 				}
 				row := row{
 					Server: s.Server, Clients: l.clients, OK: s.Completed, Requests: l.requests * s.Repeats, Rate: s.OutputThroughput,
-					OfCeiling: s.OutputThroughput.Median / r.Engine.ceiling(o.tokens, l.clients, s.PromptTokens.Median),
+					OfCeiling: s.OutputThroughput.Median / r.Engine.ceiling(l, o.tokens, s.PromptTokens.Median),
 					TTFT50:    s.TTFT.P50.Median / 1000, TTFT95: s.TTFT.P95.Median / 1000, E2EL95: s.E2EL.P95.Median / 1000,
 				}
 				if other := llamaServer[l.clients]; other > 0 {
@@ -80,7 +80,7 @@ func (r *result) note(o options, server *server, s bench.Summary, l load) {
 	add := func(format string, values ...any) {
 		r.Notes = append(r.Notes, fmt.Sprintf("%s, %d clients: %s", s.Server, l.clients, fmt.Sprintf(format, values...)))
 	}
-	if full := loads([]int{l.clients}, o.requests)[0].requests; l.requests < full {
+	if full := loadOf(l.clients, o.requests).requests; l.requests < full {
 		add("%d requests instead of %d, because it is slow", l.requests, full)
 	}
 	if l.requests < l.clients {

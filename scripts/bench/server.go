@@ -61,7 +61,7 @@ func choose(o options, dir string) []*server {
 	// Ollama can run without its CPU library, many times slower.
 	const library = "loaded CPU backend from"
 	all := []*server{
-		{name: "cllm", loads: own, command: serve(o.cllm), ready: "/api/version", store: true},
+		{name: "cllm", loads: append(loads(o.queued, o.requests), own...), command: serve(o.cllm), ready: "/api/version", store: true},
 		{name: "llama-server", loads: own, ready: "/health", command: func(port, _ int) []string {
 			return []string{
 				o.llamaServer, "--host", "127.0.0.1", "--port", strconv.Itoa(port), "--model", o.model, "--no-ui",
@@ -80,18 +80,24 @@ func choose(o options, dir string) []*server {
 	return slices.DeleteFunc(all, func(s *server) bool { return !slices.Contains(o.names, s.name) })
 }
 
-// loads has 16 requests at most for one client: they take as long as many more do for
-// several.
 func loads(concurrency []int, requests int) []load {
 	var all []load
-	for _, c := range concurrency {
-		l := load{c, requests}
-		if c == 1 {
-			l.requests = min(requests, 16)
-		}
-		all = append(all, l)
+	for _, clients := range concurrency {
+		all = append(all, loadOf(clients, requests))
 	}
 	return all
+}
+
+// loadOf has 16 requests at most for one client, as they take as long as many more do for
+// several; and one for each client that has to wait for a slot.
+func loadOf(clients, requests int) load {
+	switch {
+	case clients == 1:
+		requests = min(requests, 16)
+	case clients > slots:
+		requests = max(requests, clients)
+	}
+	return load{clients, requests}
 }
 
 // model is the file that all servers are measured with.
