@@ -105,7 +105,8 @@ func TestAClientThatLeavesFreesTheModel(t *testing.T) {
 		whole = r.Done
 		return nil
 	})
-	if whole || err != nil && !errors.Is(err, context.Canceled) {
+	// The error may also be half a line of the answer: that is what Ollama's client has then.
+	if whole || ctx.Err() == nil {
 		t.Fatalf("the chat was to be cut off: %v, whole %v", err, whole)
 	}
 	// The only slot is free again, or this would wait for ever.
