@@ -25,10 +25,8 @@ int main(int argc, char ** argv) {
         test_embeddings();
     } else if (strcmp(what, "products") == 0) {
         test_products();
-    } else if (strcmp(what, "attention") == 0) {
-        test_attention();
     } else {
-        fprintf(stderr, "usage: selftest decode|kvcache|embeddings|products|attention\n");
+        fprintf(stderr, "usage: selftest decode|kvcache|embeddings|products\n");
         return 2;
     }
     llama_backend_free();

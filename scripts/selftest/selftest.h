@@ -54,4 +54,3 @@ void test_decode();
 void test_kvcache();
 void test_embeddings();
 void test_products();
-void test_attention();
