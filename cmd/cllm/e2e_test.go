@@ -105,8 +105,9 @@ func TestAClientThatLeavesFreesTheModel(t *testing.T) {
 		whole = r.Done
 		return nil
 	})
-	// The error may also be half a line of the answer: that is what Ollama's client has then.
-	if whole || ctx.Err() == nil {
+	// Cut inside a line of the answer, Ollama's client gives that half of it as the error.
+	halfLine := err != nil && strings.HasPrefix(err.Error(), "{")
+	if whole || ctx.Err() == nil || err != nil && !errors.Is(err, context.Canceled) && !halfLine {
 		t.Fatalf("the chat was to be cut off: %v, whole %v", err, whole)
 	}
 	// The only slot is free again, or this would wait for ever.
