@@ -384,6 +384,7 @@ test_installed() {
 	"$tmp/selftest" decode
 	"$tmp/selftest" embeddings
 	"$tmp/selftest" products
+	"$tmp/selftest" attention
 	[[ $(uname -s) != Linux ]] || "$tmp/selftest" kvcache
 }
 

@@ -66,23 +66,72 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// BenchmarkPrefill decodes a prompt of 512 tokens.
+// BenchmarkPrefill decodes prompts of some lengths, in batches as the scheduler makes
+// them when nothing else is to do.
 func BenchmarkPrefill(b *testing.B) {
 	m := benchModel(b)
-	c := open(b, m, ContextOptions{ContextPerSequence: 1024})
-	rows := make([]llm.Row, 512)
-	for i := range rows {
-		rows[i] = llm.Row{Token: llm.Token(i % 256), Pos: llm.Pos(i), Logits: i == 511}
+	for _, n := range []int{512, 1024, 4096} {
+		b.Run(fmt.Sprintf("tokens=%d", n), func(b *testing.B) {
+			c := open(b, m, ContextOptions{ContextPerSequence: n})
+			defer c.Close()
+			for b.Loop() {
+				prefill(b, c, 0, n)
+				if err := c.Truncate(0, 0); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.N*n)/b.Elapsed().Seconds(), "tokens/s")
+		})
 	}
-	for b.Loop() {
+}
+
+// prefill computes n tokens of a sequence, 128 at a time.
+func prefill(b *testing.B, c *Context, seq llm.SeqID, n int) {
+	var rows []llm.Row
+	for at := 0; at < n; at += 128 {
+		rows = rows[:0]
+		for i := at; i < min(at+128, n); i++ {
+			rows = append(rows, llm.Row{Token: llm.Token(i % 256), Pos: llm.Pos(i), Seq: seq})
+		}
 		if err := c.Decode(rows); err != nil {
 			b.Fatal(err)
 		}
-		if err := c.Truncate(0, 0); err != nil {
-			b.Fatal(err)
+	}
+}
+
+// BenchmarkDecodeLong decodes a token of each sequence that holds some already: what
+// attention costs.
+func BenchmarkDecodeLong(b *testing.B) {
+	m := benchModel(b)
+	for _, sequences := range []int{1, 8, 32} {
+		for _, n := range []int{64, 1024, 3072} {
+			b.Run(fmt.Sprintf("sequences=%d,tokens=%d", sequences, n), func(b *testing.B) {
+				c := open(b, m, ContextOptions{Sequences: sequences, ContextPerSequence: 4096})
+				defer c.Close()
+				prefill(b, c, 0, n)
+				rows := []llm.Row{{Pos: llm.Pos(n), Token: 7, Logits: true}}
+				for seq := 1; seq < sequences; seq++ {
+					if err := c.Copy(llm.SeqID(seq), 0, llm.Pos(n)); err != nil {
+						b.Fatal(err)
+					}
+					rows = append(rows, llm.Row{Pos: llm.Pos(n), Token: llm.Token(7 + seq), Seq: llm.SeqID(seq), Logits: true})
+				}
+				if err := c.settle(0); err != nil {
+					b.Fatal(err)
+				}
+				for b.Loop() {
+					if err := c.Decode(rows); err != nil {
+						b.Fatal(err)
+					}
+					for seq := range sequences {
+						if err := c.Truncate(llm.SeqID(seq), llm.Pos(n)); err != nil {
+							b.Fatal(err)
+						}
+					}
+				}
+			})
 		}
 	}
-	b.ReportMetric(float64(b.N*len(rows))/b.Elapsed().Seconds(), "tokens/s")
 }
 
 // BenchmarkRows is a pass with some rows of one sequence: what a draft of so many

@@ -80,6 +80,19 @@ void sparse_buffer() {
     must(resident() < empty + size / 4, "a buffer cleared to zero is still resident");
     read();
     must(all(bytes, 0, size, 0), "a buffer cleared to zero holds something else");
+    ggml_backend_buffer_clear(buf, 0); // some systems count what was read, too
+
+    // What is made ready is resident; of what was given back only what is written again.
+    ggml_backend_cpu_sparse_buffer_fill(buf, (char *) t->data + 100, 33 * MiB);
+    must(resident() > empty + 32 * MiB && resident() < empty + 36 * MiB, "33 MiB made ready are %zu MiB resident", (resident() - empty) / MiB);
+    read();
+    must(all(bytes, 0, size, 0), "what was made ready is not zero");
+    ggml_backend_cpu_sparse_buffer_drop(buf, t->data, size);
+    for (size_t i = 0; i < size; i += 2 * MiB) {
+        const char byte = 7;
+        ggml_backend_tensor_set(t, &byte, i, 1);
+    }
+    must(resident() < empty + 4 * MiB, "32 written bytes made %zu MiB resident", (resident() - empty) / MiB);
     ggml_backend_buffer_free(buf);
 
     ggml_backend_buffer_t plain = ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), 1 * MiB);

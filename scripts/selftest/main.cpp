@@ -25,8 +25,10 @@ int main(int argc, char ** argv) {
         test_embeddings();
     } else if (strcmp(what, "products") == 0) {
         test_products();
+    } else if (strcmp(what, "attention") == 0) {
+        test_attention();
     } else {
-        fprintf(stderr, "usage: selftest decode|kvcache|embeddings|products\n");
+        fprintf(stderr, "usage: selftest decode|kvcache|embeddings|products|attention\n");
         return 2;
     }
     llama_backend_free();

@@ -54,3 +54,4 @@ void test_decode();
 void test_kvcache();
 void test_embeddings();
 void test_products();
+void test_attention();
