@@ -61,7 +61,7 @@ func choose(o options, dir string) []*server {
 	// Ollama can run without its CPU library, many times slower.
 	const library = "loaded CPU backend from"
 	all := []*server{
-		{name: "cllm", loads: append(loads(o.queued, o.requests), own...), command: serve(o.cllm), ready: "/api/version", store: true},
+		{name: "cllm", loads: slices.Concat(own, loads(o.queued, o.requests)), command: serve(o.cllm), ready: "/api/version", store: true},
 		{name: "llama-server", loads: own, ready: "/health", command: func(port, _ int) []string {
 			return []string{
 				o.llamaServer, "--host", "127.0.0.1", "--port", strconv.Itoa(port), "--model", o.model, "--no-ui",
