@@ -24,7 +24,7 @@ func TestTurnsAreInterleavedAndTurnRoundWithEachRepeat(t *testing.T) {
 	var got [2][]string
 	for repeat := range got {
 		for _, turn := range plan(servers, repeat, 7) {
-			name := "engine"
+			name := fmt.Sprintf("engine %d", turn.load.clients)
 			if turn.server != nil {
 				name = fmt.Sprintf("%s %d/%d", turn.server.name, turn.load.clients, turn.load.requests)
 			}
@@ -32,8 +32,16 @@ func TestTurnsAreInterleavedAndTurnRoundWithEachRepeat(t *testing.T) {
 		}
 	}
 	want := [2][]string{
-		{"engine", "cllm 1/16", "llama-server 1/16", "cllm 32/72", "llama-server 32/72", "ollama 32/16", "ollama-parallel 32/64", "cllm 128/128"},
-		{"cllm 128/128", "ollama-parallel 32/64", "ollama 32/16", "llama-server 32/72", "cllm 32/72", "llama-server 1/16", "cllm 1/16", "engine"},
+		{
+			"engine 1", "cllm 1/16", "llama-server 1/16",
+			"engine 32", "cllm 32/72", "llama-server 32/72", "ollama 32/16", "ollama-parallel 32/64",
+			"engine 128", "cllm 128/128",
+		},
+		{
+			"cllm 128/128", "engine 128",
+			"ollama-parallel 32/64", "ollama 32/16", "llama-server 32/72", "cllm 32/72", "engine 32",
+			"llama-server 1/16", "cllm 1/16", "engine 1",
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("turns (-want +got):\n%s", diff)
@@ -75,10 +83,10 @@ func TestTheTableSaysWhatEachServerReachesOfTheCeilingAndOfLlamaServer(t *testin
 	}}
 	// 72 requests of 50 prompt tokens at 100/s take 36 s. So do the answers: 64 in two waves
 	// at 100/s, and the last 8 at 100/s.
-	decode := func(many, rest float64) map[int]float64 { return map[int]float64{32: many, 8: rest, 16: rest} }
-	rates := []engineRates{
-		{Prefill: 100, Decode: decode(90, 110)}, {Prefill: 10, Decode: decode(100, 100)}, {Prefill: 200, Decode: decode(110, 90)},
+	rate := func(clients int, all float64) engineRates {
+		return engineRates{Clients: clients, Prefill: all, Decode: map[int]float64{32: all, 8: all, 16: all}}
 	}
+	rates := []engineRates{rate(32, 100), rate(32, 40), rate(32, 110), rate(8, 1000)}
 	var out bytes.Buffer
 	if err := newResult(o, choose(o, t.TempDir()), rates, report).table(o, &out); err != nil {
 		t.Fatal(err)
@@ -88,6 +96,7 @@ func TestTheTableSaysWhatEachServerReachesOfTheCeilingAndOfLlamaServer(t *testin
 		got = append(got, strings.Join(strings.Fields(line), " "))
 	}
 	for _, want := range []string{
+		"ceiling 32 - 50.0 20.0–55.0 - - - - -",
 		"cllm 32 70/72 40.0 39.0–41.0 80% 2.00 0.50 1.50 20.00",
 		"llama-server 32 72/72 20.0 19.0–21.0 40% 1.00 0.50 1.50 20.00",
 		"ollama 32 16/16 5.0 4.0–6.0 10% 0.25 0.50 1.50 20.00",
@@ -113,6 +122,15 @@ func TestTheCeilingOfALoadIsThatOfItsWaves(t *testing.T) {
 	} {
 		if got := e.ceiling(c.load, 50, 100); math.Abs(got-c.want) > 1e-9 {
 			t.Errorf("%d requests of %d clients: ceiling %.3f, want %.3f", c.load.requests, c.load.clients, got, c.want)
+		}
+	}
+}
+
+func TestTheEngineDecodesAsManySequencesAsTheServers(t *testing.T) {
+	servers := choose(testOptions(), t.TempDir())
+	for clients, want := range map[int][]int{1: {1}, 32: {8, 16, 32}, 128: {64}, 8: nil} {
+		if diff := cmp.Diff(want, together(servers, clients)); diff != "" {
+			t.Errorf("%d clients, sequences decoded together (-want +got):\n%s", clients, diff)
 		}
 	}
 }

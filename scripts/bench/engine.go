@@ -11,8 +11,10 @@ import (
 	"cllm/llm/llama"
 )
 
-// engineRates is what the engine reaches without scheduler, sampling and HTTP.
+// engineRates is what the engine reaches without scheduler, sampling and HTTP, beside the
+// servers with so many clients: the machine has another speed at another moment.
 type engineRates struct {
+	Clients int             `json:"clients"`
 	Prefill float64         `json:"prefill"`  // prompt tokens/s
 	Decode  map[int]float64 `json:"decode"`   // tokens/s by sequences decoded together
 	Ready   time.Duration   `json:"ready_ns"` // from loaded weights to a context of all slots
@@ -40,37 +42,34 @@ func (l load) waves() []int {
 	return all
 }
 
-// medianRates joins the repeats, figure by figure.
-func medianRates(all []engineRates) engineRates {
-	over := func(figure func(engineRates) float64) float64 {
-		var values []float64
-		for _, e := range all {
-			values = append(values, figure(e))
+// ceilings is the ceiling of a load over the repeats.
+func ceilings(rates []engineRates, l load, tokens int, promptTokens float64) bench.Spread {
+	var all []float64
+	for _, e := range rates {
+		if e.Clients == l.clients {
+			all = append(all, e.ceiling(l, tokens, promptTokens))
 		}
-		return bench.SpreadOf(values).Median
 	}
-	m := engineRates{
-		Prefill: over(func(e engineRates) float64 { return e.Prefill }),
-		Decode:  make(map[int]float64),
-		Ready:   time.Duration(over(func(e engineRates) float64 { return float64(e.Ready) })),
-	}
-	for n := range all[0].Decode {
-		m.Decode[n] = over(func(e engineRates) float64 { return e.Decode[n] })
-	}
-	return m
+	return bench.SpreadOf(all)
 }
 
-// measureEngine decodes as many sequences together as there are in the waves of the loads.
-func measureEngine(ctx context.Context, o options, servers []*server) (engineRates, error) {
-	e := engineRates{Decode: make(map[int]float64)}
-	var together []int
+// together is how many sequences the servers decode together with so many clients, each number once.
+func together(servers []*server, clients int) []int {
+	var all []int
 	for _, s := range servers {
 		for _, l := range s.loads {
-			together = append(together, l.waves()...)
+			if l.clients == clients {
+				all = append(all, l.waves()...)
+			}
 		}
 	}
-	slices.Sort(together)
-	together = slices.Compact(together)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// measureEngine decodes as many sequences together as there are in the waves.
+func measureEngine(ctx context.Context, o options, clients int, waves []int) (engineRates, error) {
+	e := engineRates{Clients: clients, Decode: make(map[int]float64)}
 	m, err := llama.LoadModel(ctx, o.model, llama.ModelOptions{})
 	if err != nil {
 		return e, err
@@ -84,17 +83,17 @@ func measureEngine(ctx context.Context, o options, servers []*server) (engineRat
 	defer c.Close()
 	e.Ready = time.Since(start)
 
-	const prompt = 45
+	sequences := max(slices.Max(waves), 16) // one prompt alone is a short time to measure
 	start = time.Now()
-	for seq := range slots {
-		if err := c.Decode(rowsFor(llm.SeqID(seq), 0, prompt, false)); err != nil {
+	for seq := range sequences {
+		if err := c.Decode(rowsFor(llm.SeqID(seq), 0, o.promptTokens, false)); err != nil {
 			return e, err
 		}
 	}
-	e.Prefill = slots * prompt / time.Since(start).Seconds()
+	e.Prefill = float64(sequences*o.promptTokens) / time.Since(start).Seconds()
 
-	at := prompt
-	for _, n := range together {
+	at := o.promptTokens
+	for _, n := range waves {
 		if ctx.Err() != nil {
 			return e, ctx.Err()
 		}

@@ -7,7 +7,8 @@
 // on the machine happens to all.
 //
 // The ceiling of a load is its work at the engine's prefill rate and at its decode
-// rates for as many sequences as are left, without scheduler, sampling and HTTP.
+// rates for as many sequences as are left, without scheduler, sampling and HTTP. It is
+// measured next to the servers with that load.
 package main
 
 import (
@@ -127,19 +128,23 @@ func clientCounts(list string, least, most int) ([]int, error) {
 	return slices.Compact(counts), nil
 }
 
-// turn is one measurement: of a server at a load, or of the engine if server is nil.
+// turn is one measurement: of a server at a load, or of the engine beside the servers with
+// as many clients if server is nil.
 type turn struct {
 	server *server
 	load   load
 	seed   uint64
 }
 
-// plan has the engine and then, at each concurrency, one server after the other; each
+// plan has, at each concurrency, the engine and then one server after the other; each
 // second repeat goes the other way round. All servers get the same prompts at a load,
 // other ones in each repeat.
 func plan(servers []*server, repeat int, seed uint64) []turn {
-	turns := []turn{{}}
+	var turns []turn
 	for clients := 1; clients <= mostClients; clients++ {
+		if len(together(servers, clients)) > 0 {
+			turns = append(turns, turn{load: load{clients: clients}})
+		}
 		for _, s := range servers {
 			for _, l := range s.loads {
 				if l.clients == clients {
@@ -177,12 +182,13 @@ func run(ctx context.Context, o options) error {
 				break
 			}
 			if t.server == nil {
-				fmt.Fprintf(os.Stderr, "%d/%d: the engine alone\n", repeat+1, o.repeat)
-				r, err := measureEngine(ctx, o, servers)
-				if err != nil {
+				fmt.Fprintf(os.Stderr, "%d/%d: the engine alone, for %d clients\n", repeat+1, o.repeat, t.load.clients)
+				r, err := measureEngine(ctx, o, t.load.clients, together(servers, t.load.clients))
+				if err == nil {
+					rates = append(rates, r)
+				} else if ctx.Err() == nil {
 					return err
 				}
-				rates = append(rates, r)
 				continue
 			}
 			fmt.Fprintf(os.Stderr, "%d/%d: %s, %d clients: ", repeat+1, o.repeat, t.server.name, t.load.clients)

@@ -17,14 +17,17 @@ import (
 // result is all that a run has found. Its JSON is the file beside the plot.
 type result struct {
 	System string        `json:"system"` // what the engine uses of the CPU
-	Engine engineRates   `json:"engine"` // medians
-	Rates  []engineRates `json:"engine_repeats"`
+	Rates  []engineRates `json:"engine"`
 	Rows   []row         `json:"rows"`
 	Notes  []string      `json:"notes"`
 	Report *bench.Report `json:"report"`
 }
 
-// row is a line of the table: one server at one load, medians of the repeats.
+// ceilingName stands in the table where the name of a server stands.
+const ceilingName = "ceiling"
+
+// row is a line of the table: one server at one load, medians of the repeats; or the ceiling of
+// cllm's loads, which has a rate only.
 type row struct {
 	Server   string       `json:"server"`
 	Clients  int          `json:"clients"`
@@ -40,23 +43,28 @@ type row struct {
 }
 
 func newResult(o options, servers []*server, rates []engineRates, report *bench.Report) *result {
-	r := &result{System: strings.TrimSpace(llama.SystemInfo()), Engine: medianRates(rates), Rates: rates, Report: report}
+	r := &result{System: strings.TrimSpace(llama.SystemInfo()), Rates: rates, Report: report}
 	llamaServer := make(map[int]float64) // tokens/s by clients
 	for _, s := range report.Summary {
 		if s.Server == "llama-server" {
 			llamaServer[s.Concurrency] = s.OutputThroughput.Median
 		}
 	}
-	for _, server := range servers {
+	for i, server := range servers {
+		var atCeiling []row
 		for _, l := range server.loads {
 			for _, s := range report.Summary {
 				if s.Server != server.name || s.Concurrency != l.clients {
 					continue
 				}
+				most := ceilings(rates, l, o.tokens, s.PromptTokens.Median)
 				row := row{
 					Server: s.Server, Clients: l.clients, OK: s.Completed, Requests: l.requests * s.Repeats, Rate: s.OutputThroughput,
-					OfCeiling: s.OutputThroughput.Median / r.Engine.ceiling(l, o.tokens, s.PromptTokens.Median),
-					TTFT50:    s.TTFT.P50.Median / 1000, TTFT95: s.TTFT.P95.Median / 1000, E2EL95: s.E2EL.P95.Median / 1000,
+					TTFT50: s.TTFT.P50.Median / 1000, TTFT95: s.TTFT.P95.Median / 1000, E2EL95: s.E2EL.P95.Median / 1000,
+				}
+				if most.Median > 0 {
+					row.OfCeiling = row.Rate.Median / most.Median
+					atCeiling = append(atCeiling, ceilingRow(l, most))
 				}
 				if other := llamaServer[l.clients]; other > 0 {
 					row.OfLlamaServer = row.Rate.Median / other
@@ -64,6 +72,9 @@ func newResult(o options, servers []*server, rates []engineRates, report *bench.
 				r.Rows = append(r.Rows, row)
 				r.note(o, server, s, l)
 			}
+		}
+		if i == 0 {
+			r.Rows = append(atCeiling, r.Rows...)
 		}
 		switch {
 		case server.said != "":
@@ -73,6 +84,10 @@ func newResult(o options, servers []*server, rates []engineRates, report *bench.
 		}
 	}
 	return r
+}
+
+func ceilingRow(l load, most bench.Spread) row {
+	return row{Server: ceilingName, Clients: l.clients, Rate: most, OfCeiling: 1}
 }
 
 // note says what a reader must know about a row.
@@ -97,11 +112,20 @@ func (r *result) note(o options, server *server, s bench.Summary, l load) {
 func (r *result) table(o options, w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n%s, %s\n%s\n", r.Report.Date.UTC().Format("2006-01-02 15:04 MST"), r.Report.Machine, r.System)
-	fmt.Fprintf(&b, "engine alone: prefill %.0f tokens/s; a context of %d sequences was ready in %v\n", r.Engine.Prefill, slots, r.Engine.Ready)
+	var prefill, ready []float64
+	for _, e := range r.Rates {
+		prefill, ready = append(prefill, e.Prefill), append(ready, e.Ready.Seconds())
+	}
+	fmt.Fprintf(&b, "engine alone: prefill %.0f tokens/s; a context of %d sequences was ready in %.2f s\n",
+		bench.SpreadOf(prefill).Median, slots, bench.SpreadOf(ready).Median)
 	fmt.Fprintf(&b, "answers of %d tokens, prompts of about %d; medians of %d repeats; times in s\n\n", o.tokens, o.promptTokens, r.Report.Settings.Repeat)
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "server\tclients\tok\ttokens/s\tmin–max\tof ceiling\t/ llama-server\tTTFT p50\tp95\tlatency p95\t")
 	for _, row := range r.Rows {
+		if row.Server == ceilingName {
+			fmt.Fprintf(t, "%s\t%d\t-\t%.1f\t%.1f–%.1f\t-\t-\t-\t-\t-\t\n", row.Server, row.Clients, row.Rate.Median, row.Rate.Min, row.Rate.Max)
+			continue
+		}
 		ratio := "-"
 		if row.OfLlamaServer > 0 {
 			ratio = fmt.Sprintf("%.2f", row.OfLlamaServer)
