@@ -122,6 +122,31 @@ void costs_what_is_in_use(const tiny_model & tiny) {
     llama_free(ctx);
 }
 
+void follows_what_is_in_use(const tiny_model & tiny) {
+    constexpr uint32_t n   = 1500;
+    llama_context *    ctx = make_context(tiny.model, n_seq, n_ctx, true);
+    llama_memory_t     mem = llama_get_memory(ctx);
+
+    fill(ctx, 0, 1, 0, n); // the compute buffers are resident from here on
+    llama_memory_clear(mem, true);
+    const size_t empty = resident();
+    const auto   holds = [&](uint32_t sequences, const char * when) {
+        const size_t in_use = sequences * n * cell_bytes(tiny.model), is = resident() - std::min(empty, resident());
+        must(is + 4 * MiB > in_use && is < in_use + in_use / 10 + 4 * MiB, "%s %u sequences of %u tokens: %zu KiB are resident, in use are %zu",
+             when, sequences, n, is / 1024, in_use / 1024);
+    };
+    for (uint32_t s = 0; s < 8; s++) {
+        fill(ctx, (llama_seq_id) (9 * s), s, 0, n);
+        holds(s + 1, "with");
+    }
+    for (uint32_t s = 0; s < 8; s++) {
+        llama_memory_seq_rm(mem, (llama_seq_id) (9 * s), -1, -1);
+        llama_memory_seq_rm(mem, (llama_seq_id) (9 * s), -1, -1);
+        holds(7 - s, "again with");
+    }
+    llama_free(ctx);
+}
+
 // What is removed may be needed again soon; what is removed twice is not.
 void gives_back_all_when_removed_twice(const tiny_model & tiny) {
     constexpr uint32_t seqs = 4, n = 250;
@@ -241,6 +266,7 @@ void test_kvcache() {
     tiny_model tiny;
     gives_back_all_when_removed_twice(tiny);
     costs_what_is_in_use(tiny);
+    follows_what_is_in_use(tiny);
     for (bool flash_attn : { true, false }) {
         gives_back_what_is_removed(tiny, flash_attn);
         copies_what_was_there(tiny, flash_attn);
