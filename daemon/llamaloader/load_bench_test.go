@@ -166,3 +166,36 @@ func BenchmarkSharedSystemPrompt(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkReturningChats: 32 users come at once with a chat of 300 tokens, 32 others are
+// served, and the users come back with 40 tokens more. It tells how much of their
+// histories did not have to be computed again, and the time to the first token then and at first.
+func BenchmarkReturningChats(b *testing.B) {
+	const users, history, question = 32, 300, 40
+	withBenchModel(b, func(s *bench) {
+		turn := func(from, tokens int) (first time.Duration, cached int) {
+			began := time.Now()
+			var clients []chan reading
+			for i := range users {
+				clients = append(clients, s.readLater(s.submit(s.prompt(from+i, 0, tokens), 20)))
+			}
+			var waited []time.Duration
+			for _, c := range clients {
+				r := <-c
+				waited = append(waited, r.times[0].Sub(began))
+				cached += r.done.CachedTokens
+			}
+			slices.Sort(waited)
+			return waited[users/2], cached
+		}
+		for i := range b.N {
+			begin := 1 + 2*users*i
+			came, _ := turn(begin, history)
+			turn(begin+users, history)
+			back, cached := turn(begin, history+question)
+			b.ReportMetric(came.Seconds(), "s-TTFT-at-first")
+			b.ReportMetric(back.Seconds(), "s-TTFT-when-back")
+			b.ReportMetric(100*float64(cached)/(users*history), "%reused")
+		}
+	})
+}
