@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -50,21 +51,23 @@ func newResult(o options, servers []*server, rates []engineRates, report *bench.
 			llamaServer[s.Concurrency] = s.OutputThroughput.Median
 		}
 	}
+	var most []row // the ceilings of the first server's loads
 	for i, server := range servers {
-		var atCeiling []row
 		for _, l := range server.loads {
 			for _, s := range report.Summary {
 				if s.Server != server.name || s.Concurrency != l.clients {
 					continue
 				}
-				most := ceilings(rates, l, o.tokens, s.PromptTokens.Median)
+				ceiling := ceilings(rates, l, o.tokens, s.PromptTokens.Median)
+				if i == 0 && ceiling.Median > 0 {
+					most = append(most, row{Server: ceilingName, Clients: l.clients, Rate: ceiling, OfCeiling: 1})
+				}
 				row := row{
 					Server: s.Server, Clients: l.clients, OK: s.Completed, Requests: l.requests * s.Repeats, Rate: s.OutputThroughput,
 					TTFT50: s.TTFT.P50.Median / 1000, TTFT95: s.TTFT.P95.Median / 1000, E2EL95: s.E2EL.P95.Median / 1000,
 				}
-				if most.Median > 0 {
-					row.OfCeiling = row.Rate.Median / most.Median
-					atCeiling = append(atCeiling, ceilingRow(l, most))
+				if ceiling.Median > 0 {
+					row.OfCeiling = row.Rate.Median / ceiling.Median
 				}
 				if other := llamaServer[l.clients]; other > 0 {
 					row.OfLlamaServer = row.Rate.Median / other
@@ -73,9 +76,6 @@ func newResult(o options, servers []*server, rates []engineRates, report *bench.
 				r.note(o, server, s, l)
 			}
 		}
-		if i == 0 {
-			r.Rows = append(atCeiling, r.Rows...)
-		}
 		switch {
 		case server.said != "":
 			r.Notes = append(r.Notes, server.name+": "+server.said)
@@ -83,11 +83,8 @@ func newResult(o options, servers []*server, rates []engineRates, report *bench.
 			r.Notes = append(r.Notes, fmt.Sprintf("%s, idle with %d slots: %d MiB resident", server.name, slots, server.idle>>20))
 		}
 	}
+	r.Rows = slices.Concat(most, r.Rows)
 	return r
-}
-
-func ceilingRow(l load, most bench.Spread) row {
-	return row{Server: ceilingName, Clients: l.clients, Rate: most, OfCeiling: 1}
 }
 
 // note says what a reader must know about a row.
