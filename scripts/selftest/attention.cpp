@@ -33,6 +33,16 @@ struct freed {
     void operator()(ggml_backend * p) const { ggml_backend_free(p); }
 };
 
+// compute returns the attention of all tokens of q, whose heads follow each other.
+ggml_tensor * compute(ggml_backend * cpu, ggml_context * ctx, ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, ggml_tensor * m) {
+    const auto    by_heads = [&](ggml_tensor * t) { return ggml_permute(ctx, t, 0, 2, 1, 3); };
+    ggml_tensor * out      = ggml_flash_attn_ext(ctx, by_heads(q), by_heads(k), by_heads(v), m, 1 / std::sqrt(float(q->ne[0])), 0, 0);
+    ggml_cgraph * graph    = ggml_new_graph(ctx);
+    ggml_build_forward_expand(graph, out);
+    must(ggml_backend_graph_compute(cpu, graph) == GGML_STATUS_SUCCESS, "attention can't be computed");
+    return out;
+}
+
 // attend computes one stream's attention of the tokens [first, first + n).
 std::vector<float> attend(ggml_backend * cpu, const shape & s, const ggml_tensor * q, ggml_tensor * k, ggml_tensor * v, const ggml_tensor * m,
                           int stream, int first, int n) {
@@ -45,13 +55,9 @@ std::vector<float> attend(ggml_backend * cpu, const shape & s, const ggml_tensor
     memcpy(some_q->data, (const char *) q->data + stream * q->nb[3] + first * q->nb[2], ggml_nbytes(some_q));
     memcpy(some_m->data, (const char *) m->data + stream * m->nb[3] + first * m->nb[1], ggml_nbytes(some_m));
     const auto of_stream = [&](ggml_tensor * t) {
-        return ggml_permute(ctx, ggml_view_3d(ctx, t, t->ne[0], t->ne[1], t->ne[2], t->nb[1], t->nb[2], stream * t->nb[3]), 0, 2, 1, 3);
+        return ggml_view_3d(ctx, t, t->ne[0], t->ne[1], t->ne[2], t->nb[1], t->nb[2], stream * t->nb[3]);
     };
-    ggml_tensor * out = ggml_flash_attn_ext(ctx, ggml_permute(ctx, some_q, 0, 2, 1, 3), of_stream(k), of_stream(v), some_m,
-                                            1 / std::sqrt(float(s.dims)), 0, 0);
-    ggml_cgraph * graph = ggml_new_graph(ctx);
-    ggml_build_forward_expand(graph, out);
-    must(ggml_backend_graph_compute(cpu, graph) == GGML_STATUS_SUCCESS, "attention can't be computed");
+    const ggml_tensor * out = compute(cpu, ctx, some_q, of_stream(k), of_stream(v), some_m);
     return std::vector<float>((float *) out->data, (float *) out->data + ggml_nelements(out));
 }
 
@@ -121,11 +127,7 @@ void test_shape(ggml_backend * cpu, ggml_backend * one_thread, const shape & s, 
         }
     }
     const float   scale = 1 / std::sqrt(float(s.dims));
-    ggml_tensor * out   = ggml_flash_attn_ext(ctx, ggml_permute(ctx, q, 0, 2, 1, 3), ggml_permute(ctx, k, 0, 2, 1, 3),
-                                              ggml_permute(ctx, v, 0, 2, 1, 3), m, scale, 0, 0);
-    ggml_cgraph * graph = ggml_new_graph(ctx);
-    ggml_build_forward_expand(graph, out);
-    must(ggml_backend_graph_compute(cpu, graph) == GGML_STATUS_SUCCESS, "attention can't be computed");
+    const ggml_tensor * out = compute(cpu, ctx, q, k, v, m);
 
     double              off = 0;
     std::vector<double> weights((size_t) s.cells), want((size_t) s.dims);
@@ -169,20 +171,21 @@ void test_attention() {
     std::unique_ptr<ggml_backend, freed> cpu(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
     std::unique_ptr<ggml_backend, freed> one_thread(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
     ggml_backend_cpu_set_n_threads(one_thread.get(), 1);
+    const auto test = [&](const shape & s, sees seen, const char * name) { test_shape(cpu.get(), one_thread.get(), s, seen, name); };
     for (const int threads : { 1, 2, 3 }) {
         ggml_backend_cpu_set_n_threads(cpu.get(), threads);
         printf("attention: %d threads\n", threads);
-        test_shape(cpu.get(), one_thread.get(), { 128, 16, 8, 1, 1, 1 }, everything, "everything");
-        test_shape(cpu.get(), one_thread.get(), { 128, 16, 8, 1, 256, 5 }, shorter, "shorter");
-        test_shape(cpu.get(), one_thread.get(), { 128, 16, 8, 4, 83, 3 }, older, "older");
-        test_shape(cpu.get(), one_thread.get(), { 64, 14, 2, 1, 600, 2 }, older, "older");
-        test_shape(cpu.get(), one_thread.get(), { 128, 16, 8, 70, 256, 1 }, older, "older");
-        test_shape(cpu.get(), one_thread.get(), { 64, 32, 8, 5, 77, 2 }, older, "older");
-        test_shape(cpu.get(), one_thread.get(), { 96, 6, 6, 33, 65, 2 }, nothing_at_first, "nothing at first");
-        test_shape(cpu.get(), one_thread.get(), { 80, 8, 8, 2, 40, 1 }, nothing_at_first, "nothing at first");
-        test_shape(cpu.get(), one_thread.get(), { 256, 8, 1, 9, 97, 1 }, older, "older");
-        test_shape(cpu.get(), one_thread.get(), { 128, 16, 8, 32, 2048, 1 }, its_own, "its own");
-        test_shape(cpu.get(), one_thread.get(), { 32, 4, 4, 20, 512, 2 }, shorter, "shorter");
-        test_shape(cpu.get(), one_thread.get(), { 576, 4, 1, 3, 64, 1 }, older, "older");
+        test({ 128, 16, 8, 1, 1, 1 }, everything, "everything");
+        test({ 128, 16, 8, 1, 256, 5 }, shorter, "shorter");
+        test({ 128, 16, 8, 4, 83, 3 }, older, "older");
+        test({ 64, 14, 2, 1, 600, 2 }, older, "older");
+        test({ 128, 16, 8, 70, 256, 1 }, older, "older");
+        test({ 64, 32, 8, 5, 77, 2 }, older, "older");
+        test({ 96, 6, 6, 33, 65, 2 }, nothing_at_first, "nothing at first");
+        test({ 80, 8, 8, 2, 40, 1 }, nothing_at_first, "nothing at first");
+        test({ 256, 8, 1, 9, 97, 1 }, older, "older");
+        test({ 128, 16, 8, 32, 2048, 1 }, its_own, "its own");
+        test({ 32, 4, 4, 20, 512, 2 }, shorter, "shorter");
+        test({ 576, 4, 1, 3, 64, 1 }, older, "older");
     }
 }
