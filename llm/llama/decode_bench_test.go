@@ -24,7 +24,7 @@ func benchModel(b *testing.B) *Model {
 func BenchmarkDecode(b *testing.B) {
 	m := benchModel(b)
 	for _, poll := range []int{0, 50} {
-		for _, n := range []int{1, 8, 16, 24, 32, 64} {
+		for _, n := range []int{1, 8, 16, 23, 24, 32, 64} {
 			b.Run(fmt.Sprintf("poll=%d,sequences=%d", poll, n), func(b *testing.B) {
 				c := open(b, m, ContextOptions{Sequences: n, ContextPerSequence: 512, Poll: poll})
 				defer c.Close()
