@@ -13,10 +13,11 @@ type pace struct {
 }
 
 const (
-	// leastSlice is the time that prompts get between two decode steps even when
-	// decode steps are short: chunks that are too small waste passes.
-	leastSlice = 120 * time.Millisecond
-	// sliceOfDecode is what prompts get of the time of a decode step.
+	// leastGap is how long a slice of prompts and the decode step after it may take
+	// together however short that step is: the sooner prompts are done, the more rows
+	// share the steps that follow.
+	leastGap = 250 * time.Millisecond
+	// sliceOfDecode is what prompts get of the time of a longer decode step.
 	sliceOfDecode = 1.25
 	// sliceAlone is what prompts get in one step when nothing decodes. It bounds how
 	// long a cancelled prompt goes on and how long a new request waits.
@@ -25,8 +26,9 @@ const (
 	firstChunk = 64
 )
 
+// slice is the time that prompts get between two decode steps.
 func (p *pace) slice() time.Duration {
-	return max(leastSlice, time.Duration(sliceOfDecode*float64(p.decode)))
+	return max(leastGap-p.decode, time.Duration(sliceOfDecode*float64(p.decode)))
 }
 
 // tokens is how many prompt tokens may be computed now, 0 when decode rows are due.

@@ -10,15 +10,15 @@ func TestPromptsGetASliceOfTimeBetweenDecodeSteps(t *testing.T) {
 	if got := p.tokens(); got != firstChunk {
 		t.Errorf("unmeasured: %d tokens, want %d", got, firstChunk)
 	}
-	p.prefilled(100, 0, 200*time.Millisecond) // 2 ms a token
+	p.prefilled(120, 0, 240*time.Millisecond) // 2 ms a token
 	if got := p.tokens(); got != 0 {
-		t.Errorf("200 ms of a 120 ms slice are spent: %d tokens, want 0", got)
+		t.Errorf("240 ms of a 250 ms slice are spent: %d tokens, want 0", got)
 	}
-	p.decoded(40 * time.Millisecond)
-	if got := p.tokens(); got != 60 {
-		t.Errorf("a new slice at 2 ms a token: %d tokens, want 60", got)
+	p.decoded(50 * time.Millisecond)
+	if got := p.tokens(); got != 100 {
+		t.Errorf("a new slice at 2 ms a token: %d tokens, want 100", got)
 	}
-	p.prefilled(40, 0, 80*time.Millisecond)
+	p.prefilled(80, 0, 160*time.Millisecond)
 	if got := p.tokens(); got != 20 {
 		t.Errorf("40 ms left: %d tokens, want 20", got)
 	}

@@ -181,7 +181,7 @@ func TestRunningAnswersAreNotStalledByALongPrompt(t *testing.T) {
 		if _, done := read(long); done.Tokens != 5 {
 			t.Errorf("done %+v", done)
 		}
-		if most := leastSlice + 2*leastChunk*2*time.Millisecond; longest > most {
+		if most := leastGap + 2*leastChunk*2*time.Millisecond; longest > most {
 			t.Errorf("%v of prompts between two decode steps, want at most %v", longest, most)
 		}
 	})
