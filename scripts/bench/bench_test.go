@@ -71,24 +71,28 @@ func TestServersGetTheSamePromptsAndNoPromptComesAgain(t *testing.T) {
 func TestTheTableSaysWhatEachServerReachesOfTheCeilingAndOfLlamaServer(t *testing.T) {
 	o := testOptions()
 	o.concurrency, o.queued, o.repeat = []int{32}, nil, 1
-	sum := func(server string, completed int, rate float64) bench.Summary {
-		s := bench.Summary{Server: server, Repeats: 1, Completed: completed, PromptTokens: bench.Spread{Median: 50}}
-		s.Concurrency = 32
-		s.OutputThroughput = bench.Spread{Median: rate, Min: rate - 1, Max: rate + 1}
-		s.TTFT.P50.Median, s.TTFT.P95.Median, s.E2EL.P95.Median = 500, 1500, 20000
-		return s
+	sum := func(server string, completed int, rate float64) *bench.Report {
+		m := bench.Measurement{Server: server, Completed: completed, InputTokens: 50 * completed, OutputThroughput: rate}
+		m.Concurrency = 32
+		m.TTFT = bench.Distribution{Count: 1, P50: 500, P95: 1500}
+		m.E2EL = bench.Distribution{Count: 1, P95: 20000}
+		return bench.Join([]*bench.Report{{Measurements: []bench.Measurement{m}}})
 	}
-	report := &bench.Report{Summary: []bench.Summary{
-		sum("ollama", 16, 5), sum("llama-server", 72, 20), sum("cllm", 70, 40),
-	}}
+	servers := choose(o, t.TempDir())
+	var all []measured
+	for repeat, rates := range [][]float64{{40, 20, 5}, {30, 20, 5}, {60, 22, 4}} {
+		for i, server := range servers[:3] {
+			all = append(all, measured{repeat + 1, server, server.loads[0], sum(server.name, server.loads[0].requests, rates[i])})
+		}
+	}
 	// 72 requests of 50 prompt tokens at 100/s take 36 s. So do the answers: 64 in two waves
 	// at 100/s, and the last 8 at 100/s.
-	rate := func(clients int, all float64) engineRates {
-		return engineRates{Clients: clients, Prefill: all, Decode: map[int]float64{32: all, 8: all, 16: all}}
+	rate := func(repeat, clients int, all float64) engineRates {
+		return engineRates{Repeat: repeat, Clients: clients, Prefill: all, Decode: map[int]float64{32: all, 8: all, 16: all}}
 	}
-	rates := []engineRates{rate(32, 100), rate(32, 40), rate(32, 110), rate(8, 1000)}
+	rates := []engineRates{rate(1, 32, 100), rate(3, 32, 160), rate(2, 32, 80), rate(1, 8, 1000)}
 	var out bytes.Buffer
-	if err := newResult(o, choose(o, t.TempDir()), rates, report).table(o, &out); err != nil {
+	if err := newResult(o, servers, rates, all).table(o, &out); err != nil {
 		t.Fatal(err)
 	}
 	var got []string
@@ -96,10 +100,10 @@ func TestTheTableSaysWhatEachServerReachesOfTheCeilingAndOfLlamaServer(t *testin
 		got = append(got, strings.Join(strings.Fields(line), " "))
 	}
 	for _, want := range []string{
-		"ceiling 32 - 50.0 20.0–55.0 - - - - -",
-		"cllm 32 70/72 40.0 39.0–41.0 80% 2.00 0.50 1.50 20.00",
-		"llama-server 32 72/72 20.0 19.0–21.0 40% 1.00 0.50 1.50 20.00",
-		"ollama 32 16/16 5.0 4.0–6.0 10% 0.25 0.50 1.50 20.00",
+		"ceiling 32 - 50.0 40.0–80.0 - - - - -",
+		"cllm 32 216/216 40.0 30.0–60.0 75% 2.00 0.50 1.50 20.00",
+		"llama-server 32 216/216 20.0 20.0–22.0 40% 1.00 0.50 1.50 20.00",
+		"ollama 32 48/48 5.0 4.0–5.0 10% 0.25 0.50 1.50 20.00",
 		"ollama, 32 clients: 16 requests instead of 72, because it is slow",
 	} {
 		if !strings.Contains(strings.Join(got, "\n")+"\n", want+"\n") {

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"cllm/cmd/cllm/bench"
 	"cllm/llm"
 	"cllm/llm/llama"
 )
@@ -14,6 +13,7 @@ import (
 // engineRates is what the engine reaches without scheduler, sampling and HTTP, beside the
 // servers with so many clients: the machine has another speed at another moment.
 type engineRates struct {
+	Repeat  int             `json:"repeat"`
 	Clients int             `json:"clients"`
 	Prefill float64         `json:"prefill"`  // prompt tokens/s
 	Decode  map[int]float64 `json:"decode"`   // tokens/s by sequences decoded together
@@ -42,15 +42,15 @@ func (l load) waves() []int {
 	return all
 }
 
-// ceilings is the ceiling of a load over the repeats.
-func ceilings(rates []engineRates, l load, tokens int, promptTokens float64) bench.Spread {
-	var all []float64
+// ceilings is the ceiling of a load in each repeat in which it is known.
+func ceilings(rates []engineRates, l load, tokens int, promptTokens float64) map[int]float64 {
+	all := make(map[int]float64)
 	for _, e := range rates {
 		if e.Clients == l.clients {
-			all = append(all, e.ceiling(l, tokens, promptTokens))
+			all[e.Repeat] = e.ceiling(l, tokens, promptTokens)
 		}
 	}
-	return bench.SpreadOf(all)
+	return all
 }
 
 // together is how many sequences the servers decode together with so many clients, each number once.
@@ -67,7 +67,8 @@ func together(servers []*server, clients int) []int {
 	return slices.Compact(all)
 }
 
-// measureEngine decodes as many sequences together as there are in the waves.
+// measureEngine computes as many prompts and decodes as many sequences together as there
+// are in the waves.
 func measureEngine(ctx context.Context, o options, clients int, waves []int) (engineRates, error) {
 	e := engineRates{Clients: clients, Decode: make(map[int]float64)}
 	m, err := llama.LoadModel(ctx, o.model, llama.ModelOptions{})
@@ -84,14 +85,11 @@ func measureEngine(ctx context.Context, o options, clients int, waves []int) (en
 	e.Ready = time.Since(start)
 
 	sequences := max(slices.Max(waves), 16) // one prompt alone is a short time to measure
-	start = time.Now()
-	for seq := range sequences {
-		if err := c.Decode(rowsFor(llm.SeqID(seq), 0, o.promptTokens, false)); err != nil {
+	for range 2 {                           // the first time the memory is new, and takes longer
+		if e.Prefill, err = prefillRate(ctx, c, sequences, min(clients, max(prefillBatch/o.promptTokens, 1)), o.promptTokens); err != nil {
 			return e, err
 		}
 	}
-	e.Prefill = float64(sequences*o.promptTokens) / time.Since(start).Seconds()
-
 	at := o.promptTokens
 	for _, n := range waves {
 		if ctx.Err() != nil {
@@ -116,6 +114,32 @@ func measureEngine(ctx context.Context, o options, clients int, waves []int) (en
 		}
 	}
 	return e, nil
+}
+
+// prefillBatch is the prompt tokens of a pass where that many wait; more gain nothing.
+const prefillBatch = 512
+
+// prefillRate computes a prompt in each sequence, so many at a time, in tokens/s.
+func prefillRate(ctx context.Context, c *llama.Context, sequences, together, tokens int) (float64, error) {
+	for seq := range sequences {
+		if err := c.Truncate(llm.SeqID(seq), 0); err != nil {
+			return 0, err
+		}
+	}
+	start := time.Now()
+	for first := 0; first < sequences; first += together {
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		var rows []llm.Row
+		for seq := first; seq < min(first+together, sequences); seq++ {
+			rows = append(rows, rowsFor(llm.SeqID(seq), 0, tokens, false)...)
+		}
+		if err := c.Decode(rows); err != nil {
+			return 0, fmt.Errorf("computing %d prompts: %w", together, err)
+		}
+	}
+	return float64(sequences*tokens) / time.Since(start).Seconds(), nil
 }
 
 // rowsFor is n rows of a sequence from a position on. The tokens do not matter.

@@ -136,6 +136,14 @@ type turn struct {
 	seed   uint64
 }
 
+// measured is what a turn of a server has found.
+type measured struct {
+	repeat int
+	server *server
+	load   load
+	report *bench.Report
+}
+
 // plan has, at each concurrency, the engine and then one server after the other; each
 // second repeat goes the other way round. All servers get the same prompts at a load,
 // other ones in each repeat.
@@ -173,7 +181,7 @@ func run(ctx context.Context, o options) error {
 	}
 	servers := choose(o, dir)
 	var rates []engineRates
-	var reports []*bench.Report
+	var all []measured
 	var failed []error
 	seed := rand.Uint64N(1<<31) + 1
 	for repeat := range o.repeat {
@@ -184,17 +192,18 @@ func run(ctx context.Context, o options) error {
 			if t.server == nil {
 				fmt.Fprintf(os.Stderr, "%d/%d: the engine alone, for %d clients\n", repeat+1, o.repeat, t.load.clients)
 				r, err := measureEngine(ctx, o, t.load.clients, together(servers, t.load.clients))
+				r.Repeat = repeat + 1
 				if err == nil {
 					rates = append(rates, r)
 				} else if ctx.Err() == nil {
-					return err
+					failed = append(failed, fmt.Errorf("the engine alone, for %d clients: %w", t.load.clients, err))
 				}
 				continue
 			}
 			fmt.Fprintf(os.Stderr, "%d/%d: %s, %d clients: ", repeat+1, o.repeat, t.server.name, t.load.clients)
 			report, err := take(ctx, t, m, o)
 			if report != nil && len(report.Summary) > 0 {
-				reports = append(reports, report)
+				all = append(all, measured{repeat + 1, t.server, t.load, report})
 				fmt.Fprintf(os.Stderr, "%.1f tokens/s\n", report.Summary[0].OutputThroughput.Median)
 			}
 			if err != nil && ctx.Err() == nil {
@@ -206,8 +215,8 @@ func run(ctx context.Context, o options) error {
 	if ctx.Err() != nil {
 		failed = append(failed, errors.New("interrupted; what there is of the table holds for what was measured"))
 	}
-	if len(reports) > 0 && len(rates) > 0 {
-		failed = append(failed, newResult(o, servers, rates, bench.Join(reports)).write(o))
+	if len(all) > 0 {
+		failed = append(failed, newResult(o, servers, rates, all).write(o))
 	}
 	return errors.Join(failed...)
 }

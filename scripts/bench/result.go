@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,25 +29,29 @@ type result struct {
 const ceilingName = "ceiling"
 
 // row is a line of the table: one server at one load, medians of the repeats; or the ceiling of
-// cllm's loads, which has a rate only.
+// a load of the first server, which has a rate only.
 type row struct {
 	Server   string       `json:"server"`
 	Clients  int          `json:"clients"`
 	OK       int          `json:"ok"`
 	Requests int          `json:"requests"`
 	Rate     bench.Spread `json:"tokens_per_second"`
-	// OfCeiling and OfLlamaServer are ratios; 0 is not known.
-	OfCeiling     float64 `json:"of_ceiling"`
-	OfLlamaServer float64 `json:"of_llama_server,omitempty"`
-	TTFT50        float64 `json:"ttft_p50_s"`
-	TTFT95        float64 `json:"ttft_p95_s"`
-	E2EL95        float64 `json:"latency_p95_s"`
+	// OfCeiling is the ratio to the ceiling of the same repeat, OfLlamaServer that of the medians; 0 is not known.
+	OfCeiling     bench.Spread `json:"of_ceiling"`
+	OfLlamaServer float64      `json:"of_llama_server,omitempty"`
+	TTFT50        float64      `json:"ttft_p50_s"`
+	TTFT95        float64      `json:"ttft_p95_s"`
+	E2EL95        float64      `json:"latency_p95_s"`
 }
 
-func newResult(o options, servers []*server, rates []engineRates, report *bench.Report) *result {
-	r := &result{System: strings.TrimSpace(llama.SystemInfo()), Rates: rates, Report: report}
+func newResult(o options, servers []*server, rates []engineRates, all []measured) *result {
+	var reports []*bench.Report
+	for _, m := range all {
+		reports = append(reports, m.report)
+	}
+	r := &result{System: strings.TrimSpace(llama.SystemInfo()), Rates: rates, Report: bench.Join(reports)}
 	llamaServer := make(map[int]float64) // tokens/s by clients
-	for _, s := range report.Summary {
+	for _, s := range r.Report.Summary {
 		if s.Server == "llama-server" {
 			llamaServer[s.Concurrency] = s.OutputThroughput.Median
 		}
@@ -54,21 +59,19 @@ func newResult(o options, servers []*server, rates []engineRates, report *bench.
 	var most []row // the ceilings of the first server's loads
 	for i, server := range servers {
 		for _, l := range server.loads {
-			for _, s := range report.Summary {
+			for _, s := range r.Report.Summary {
 				if s.Server != server.name || s.Concurrency != l.clients {
 					continue
 				}
 				ceiling := ceilings(rates, l, o.tokens, s.PromptTokens.Median)
-				if i == 0 && ceiling.Median > 0 {
-					most = append(most, row{Server: ceilingName, Clients: l.clients, Rate: ceiling, OfCeiling: 1})
+				if i == 0 && len(ceiling) > 0 {
+					most = append(most, row{Server: ceilingName, Clients: l.clients, Rate: bench.SpreadOf(slices.Collect(maps.Values(ceiling)))})
 				}
 				row := row{
 					Server: s.Server, Clients: l.clients, OK: s.Completed, Requests: l.requests * s.Repeats, Rate: s.OutputThroughput,
 					TTFT50: s.TTFT.P50.Median / 1000, TTFT95: s.TTFT.P95.Median / 1000, E2EL95: s.E2EL.P95.Median / 1000,
 				}
-				if ceiling.Median > 0 {
-					row.OfCeiling = row.Rate.Median / ceiling.Median
-				}
+				row.OfCeiling = ofCeiling(all, server, l, ceiling)
 				if other := llamaServer[l.clients]; other > 0 {
 					row.OfLlamaServer = row.Rate.Median / other
 				}
@@ -85,6 +88,18 @@ func newResult(o options, servers []*server, rates []engineRates, report *bench.
 	}
 	r.Rows = slices.Concat(most, r.Rows)
 	return r
+}
+
+// ofCeiling is what a server reached of the ceiling of the same repeat: the machine's speed
+// changes by more from repeat to repeat than within one.
+func ofCeiling(all []measured, server *server, l load, ceiling map[int]float64) bench.Spread {
+	var ratios []float64
+	for _, m := range all {
+		if most := ceiling[m.repeat]; m.server == server && m.load == l && most > 0 {
+			ratios = append(ratios, m.report.Summary[0].OutputThroughput.Median/most)
+		}
+	}
+	return bench.SpreadOf(ratios)
 }
 
 // note says what a reader must know about a row.
@@ -123,12 +138,15 @@ func (r *result) table(o options, w io.Writer) error {
 			fmt.Fprintf(t, "%s\t%d\t-\t%.1f\t%.1f–%.1f\t-\t-\t-\t-\t-\t\n", row.Server, row.Clients, row.Rate.Median, row.Rate.Min, row.Rate.Max)
 			continue
 		}
-		ratio := "-"
+		ratio, part := "-", "-"
 		if row.OfLlamaServer > 0 {
 			ratio = fmt.Sprintf("%.2f", row.OfLlamaServer)
 		}
-		fmt.Fprintf(t, "%s\t%d\t%d/%d\t%.1f\t%.1f–%.1f\t%.0f%%\t%s\t%.2f\t%.2f\t%.2f\t\n", row.Server, row.Clients, row.OK, row.Requests,
-			row.Rate.Median, row.Rate.Min, row.Rate.Max, 100*row.OfCeiling, ratio, row.TTFT50, row.TTFT95, row.E2EL95)
+		if row.OfCeiling.Median > 0 {
+			part = fmt.Sprintf("%.0f%%", 100*row.OfCeiling.Median)
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d/%d\t%.1f\t%.1f–%.1f\t%s\t%s\t%.2f\t%.2f\t%.2f\t\n", row.Server, row.Clients, row.OK, row.Requests,
+			row.Rate.Median, row.Rate.Min, row.Rate.Max, part, ratio, row.TTFT50, row.TTFT95, row.E2EL95)
 	}
 	t.Flush()
 	fmt.Fprintln(&b, strings.Join(append([]string{""}, r.Notes...), "\n"))

@@ -26,7 +26,7 @@ type Options struct {
 	// them is empty.
 	Concurrency []int         `json:"concurrency,omitempty"`
 	Rate        []float64     `json:"rate,omitempty"`
-	Requests    int           `json:"requests"`
+	Requests    int           `json:"requests,omitempty"`
 	Repeat      int           `json:"repeat"`
 	Warmup      int           `json:"warmup"`
 	Timeout     time.Duration `json:"timeout_ns"`
@@ -41,7 +41,7 @@ type Options struct {
 	Stream       bool    `json:"stream"`
 	// Seed draws prompts and arrivals. A server may still hold the prompts of an
 	// earlier run with the same seed.
-	Seed    uint64 `json:"seed"`
+	Seed    uint64 `json:"seed,omitempty"`
 	Goodput Limits `json:"goodput"`
 
 	// Progress, if set, is told what is measured. It may be read at any time.

@@ -92,11 +92,14 @@ func summarize(all []Measurement) []Summary {
 		if slices.ContainsFunc(all[:i], same) {
 			continue
 		}
-		repeats := []Measurement{first}
-		for _, m := range all[i+1:] {
+		var repeats []Measurement
+		for _, m := range all[i:] {
 			if same(m) && !m.Interrupted {
 				repeats = append(repeats, m)
 			}
+		}
+		if len(repeats) == 0 {
+			repeats = append(repeats, first)
 		}
 		sums = append(sums, summary(repeats))
 	}
@@ -151,7 +154,8 @@ func spreads(repeats []Measurement, of func(Measurement) Distribution) Spreads {
 
 // Join puts the reports of several runs into one, as if all had been measured in one
 // run: a load that was measured before on the same server is another repeat. Settings
-// are the first run's, but for the loads and the repeats.
+// are the first run's, but for the loads and the repeats; requests and seed are left out
+// where not all have the same.
 func Join(runs []*Report) *Report {
 	all := *runs[0]
 	all.Servers, all.Measurements, all.Interrupted = nil, nil, false
@@ -171,6 +175,12 @@ func Join(runs []*Report) *Report {
 			}
 			all.Settings.Repeat = max(all.Settings.Repeat, m.Repeat)
 			all.Measurements = append(all.Measurements, m)
+		}
+		if r.Settings.Requests != all.Settings.Requests {
+			all.Settings.Requests = 0
+		}
+		if r.Settings.Seed != all.Settings.Seed {
+			all.Settings.Seed = 0
 		}
 		all.Settings.Concurrency = append(all.Settings.Concurrency, r.Settings.Concurrency...)
 		all.Settings.Rate = append(all.Settings.Rate, r.Settings.Rate...)
