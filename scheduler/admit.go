@@ -15,10 +15,11 @@ const headroom = 32
 const idleShare = 8
 
 // admit gives waiting requests slots, first come first served, while there are
-// slots and memory.
+// slots and memory. What is saved from these slots is copied in this step, so others may
+// have to wait for the next one.
 func (s *Scheduler) admit() {
 	n := 0
-	for n < len(s.waiting) && s.fits(s.waiting[n]) {
+	for n < len(s.waiting) && s.fits(s.waiting[n]) && (n == 0 || s.copied <= mostCopied) {
 		sl := s.choose(s.waiting[n].tokens)
 		if sl == nil {
 			break
@@ -58,28 +59,31 @@ func (s *Scheduler) needed() (n int64) {
 // choose returns the idle slot that a prompt shall have, nil if there is none.
 //
 // Active slots shall stand in a row, see closeHoles. So only slots that fill a gap or
-// extend the row come into question. A short prompt fills a gap: it decodes before the
-// others do again. A long one extends the row: in a gap it would part those that decode
-// for as long as it is in prefill. Then the longest prefix in the cache wins, then the
+// extend the row come into question. A prompt of which little is to be computed fills a
+// gap: it decodes before the others do again. Another one extends the row: in a gap it would
+// part those that decode for as long as it is in prefill. Then the longest prefix in the cache wins, then the
 // cache that was used the longest time ago.
 func (s *Scheduler) choose(prompt []llm.Token) *slot {
 	first, last := s.row(func(*slot) bool { return true })
-	long := len(prompt) > s.pace.perSlice()
+	slice := s.pace.perSlice()
 	var best *slot
-	bestPrefix, bestFits := -1, false
+	bestPrefix, bestPlace := -1, -1
 	for i := range s.slots {
 		sl := &s.slots[i]
 		gap := first < i && i < last
 		if sl.active() || !s.limits.Unified && first >= 0 && !gap && i != first-1 && i != last+1 {
 			continue
 		}
-		n, fits := sl.prefix(prompt), gap != long || s.limits.Unified
-		better := best == nil || n > bestPrefix || n == bestPrefix && sl.used < best.used
-		if fits != bestFits && best != nil {
-			better = fits
+		n, place := sl.prefix(prompt), 1
+		switch long := len(prompt)-n > slice; {
+		case !gap || s.limits.Unified:
+		case long:
+			place = 0
+		default:
+			place = 2
 		}
-		if better {
-			best, bestPrefix, bestFits = sl, n, fits
+		if place > bestPlace || place == bestPlace && (n > bestPrefix || n == bestPrefix && sl.used < best.used) {
+			best, bestPrefix, bestPlace = sl, n, place
 		}
 	}
 	return best

@@ -1,8 +1,8 @@
 package scheduler
 
-// mostMoved is the tokens that are moved in one step to close holes. At memory
-// speed that is some milliseconds for a small model, less than the pass over the
-// weights that a hole costs in every step.
+// mostMoved is the tokens that are moved in one step to close holes. Into new memory that
+// takes about as long as a decode step of many slots of a small model; what a hole costs is
+// a further pass over the weights in every step. Longer caches stay where they are.
 const mostMoved = 2048
 
 // closeHoles makes the slots that decode stand in a row, where the moves are short
@@ -13,7 +13,7 @@ func (s *Scheduler) closeHoles() {
 	if s.limits.Unified {
 		return
 	}
-	for room := mostMoved; ; {
+	for before := s.copied; ; {
 		first, last := s.row((*slot).decodes)
 		dst := s.hole(first, last)
 		if dst == nil {
@@ -29,7 +29,7 @@ func (s *Scheduler) closeHoles() {
 		if dst == nil {
 			return
 		}
-		if room -= len(src.cached); room < 0 || !s.move(dst, src) {
+		if s.copied-before+len(src.cached) > mostMoved || !s.move(dst, src) {
 			return
 		}
 	}

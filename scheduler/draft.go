@@ -6,7 +6,8 @@ import "cllm/llm"
 // last time when its latest tokens stood in the prompt or in the answer (prompt lookup
 // decoding). They are checked in the pass that computes the next token. Each is sampled
 // like any other token, and stands if that is what was drafted: so the answer is the
-// same, and what is wrong costs only the rows.
+// same, where the engine computes a row alike among any others, and what is wrong costs
+// only the rows.
 const (
 	// mostDraft is the tokens of a draft.
 	mostDraft = 15

@@ -61,17 +61,20 @@ func (p *pace) alone() int {
 	if p.perToken == 0 {
 		return firstChunk
 	}
-	return max(int(sliceAlone/p.perToken), firstChunk)
+	return max(int(sliceAlone/p.perToken), leastChunk)
 }
 
-// decoded notes a step of decode rows only.
-func (p *pace) decoded(took time.Duration) {
-	p.decode = smooth(p.decode, took)
+// decoded notes a step of decode rows only; whole says whether they took all of the time.
+func (p *pace) decoded(took time.Duration, whole bool) {
 	p.since = 0
+	if whole || p.decode == 0 {
+		p.decode = smooth(p.decode, took)
+	}
 }
 
-// prefilled notes a step that computed n prompt tokens beside rows decode rows.
-func (p *pace) prefilled(n, rows int, took time.Duration) {
+// prefilled notes a step that computed n prompt tokens beside rows decode rows; whole says
+// whether these took all of the time.
+func (p *pace) prefilled(n, rows int, took time.Duration, whole bool) {
 	took = max(took, time.Duration(n)*time.Microsecond) // no clock is so fine that a prompt is free
 	if rows > 0 {
 		p.since = 0 // the decode rows had their turn in this step
@@ -79,7 +82,9 @@ func (p *pace) prefilled(n, rows int, took time.Duration) {
 	} else {
 		p.since += took
 	}
-	p.perToken = smooth(p.perToken, took/time.Duration(n))
+	if whole || p.perToken == 0 {
+		p.perToken = smooth(p.perToken, took/time.Duration(n))
+	}
 }
 
 // smooth follows a measured cost; a quarter of each new value counts.

@@ -26,7 +26,8 @@ const leastChunk = 16
 //
 // A slot with one pending token decodes. A prompt is prefilled up to its last
 // token, which then is a decode row like any other: so only decode rows ask for
-// logits, and a decode step is one pass of one row for each sequence.
+// logits, and a decode step is one pass of one row for each sequence, or of as many as
+// propose makes of it.
 //
 // With a unified cache decode rows come first and prompt chunks fill up. With
 // one cache per sequence a batch of unequal counts would cost a pass for each
@@ -154,7 +155,7 @@ func rowsOf(slots []slot, spans []span, rows []llm.Row) []llm.Row {
 
 // passes is how many passes over the weights llama.cpp makes for spans: with one
 // cache per sequence it cuts a batch at each gap in the sequence ids and at each
-// change in the number of rows.
+// change in the number of rows. That it cuts long chunks of prompts, too, is not counted.
 func passes(spans []span, unified bool) int {
 	if len(spans) == 0 {
 		return 0

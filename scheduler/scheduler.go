@@ -46,6 +46,7 @@ type Scheduler struct {
 	pace    pace
 	tick    int64 // counts admissions, orders slots by age and by last use
 	held    int64 // tokens in the KV cache over all slots
+	copied  int   // tokens copied in this step; the engine may do it within Decode
 
 	draftCost rowCosts
 

@@ -10,8 +10,8 @@ import (
 // below it, computing anew costs about as much.
 const leastCopy = 32
 
-// mostCopied is the tokens that prompts may take from other slots in one step while
-// answers wait for it. Into memory that was not used before that takes as long as a
+// mostCopied is the tokens that prompts may take from other slots in one step, or that may
+// be saved from the slots they get, while answers wait for it. Into memory that was not used before that takes as long as a
 // decode step of many slots of a small model. Where nobody waits it may be more.
 const (
 	mostCopied      = 1024
@@ -23,6 +23,11 @@ const (
 // in prefill yet, waits for that. The oldest prompt waits for none, so that there is
 // always one that gets on.
 func (s *Scheduler) share() {
+	for i := range s.slots {
+		if sl := &s.slots[i]; sl.active() {
+			sl.seq.waits = false // also one that was sent back while it waited, and decodes now
+		}
+	}
 	copied, most := 0, mostCopiedAlone
 	if first, _ := s.row((*slot).decodes); first >= 0 {
 		most = mostCopied

@@ -77,6 +77,39 @@ func TestAPromptGetsOnWhenTheOneItWaitsForIsGivenUp(t *testing.T) {
 	})
 }
 
+// A prompt waits for the same one. Before that is computed, an answer needs the room, and
+// the waiting one is sent back. Then it gets a slot that holds all of it.
+func TestAPromptThatWaitedAndWasSentBackGetsOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		long := strings.Repeat("a long prompt ", 120)
+		budget := len("short") + 2*len(long) + 3*headroom
+		r := start(t, llmtest.Options{
+			Limits: llm.Limits{Sequences: 4, Context: 4096},
+			BeforeDecode: func(rows []llm.Row) error {
+				if !rows[0].Logits {
+					time.Sleep(time.Duration(len(rows)) * 20 * time.Millisecond)
+				}
+				return nil
+			},
+		}, Options{MemoryBudget: int64(budget)})
+		grows := r.submit(t, t.Context(), greedy("short", 120))
+		first := r.submit(t, t.Context(), greedy(long, 5))
+		second := r.submit(t, t.Context(), greedy(long, 50))
+		for _, c := range []struct {
+			st   *Stream
+			p    string
+			most int
+		}{{grows, "short", 120}, {first, long, 5}, {second, long, 50}} {
+			if text, done := read(c.st); done.Err != nil || text != llmtest.GreedyText(c.p, c.most) {
+				t.Errorf("%q, %v", text, done.Err)
+			}
+		}
+		if st := r.Stats(); st.Preempted == 0 {
+			t.Error("nobody was sent back: the test tests nothing")
+		}
+	})
+}
+
 // A memory that copies only the whole can't share a beginning: nobody waits for one.
 func TestWhereNothingCanBeSharedEveryPromptIsComputed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

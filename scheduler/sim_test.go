@@ -163,6 +163,9 @@ func client(t *testing.T, r *rig, next func([]llm.Token) llm.Token, dice *rand.R
 	defer cancel()
 	shared := strings.Repeat("system prompt ", dice.IntN(4)*3)
 	p := fmt.Sprintf("%s client %d %s", shared, i, strings.Repeat("?", dice.IntN(60)))
+	if dice.IntN(4) == 0 { // some ask the very same
+		p = fmt.Sprint(strings.Repeat("the question of many ", 8), dice.IntN(3))
+	}
 	n := 1 + dice.IntN(40)
 	leaves := dice.IntN(4) == 0
 	if leaves {

@@ -79,6 +79,7 @@ func (s *Scheduler) copyCache(dst, src *slot, n int) error {
 		s.truncate(dst, 0)
 		return err
 	}
+	s.copied += len(src.cached)
 	s.holds(dst, append(dst.cached[:0:0], src.cached[:n]...))
 	dst.exact = min(src.exact, n)
 	return nil

@@ -16,7 +16,7 @@ type Stats struct {
 	Steps           int64         // calls of Decode
 	Passes          int64         // passes over the weights, by llama.cpp's split rule
 	DecodeTokens    int64         // tokens sampled
-	PrefillTokens   int64         // prompt tokens computed, but for each prompt's last: it is a decode row
+	PrefillTokens   int64         // tokens computed of prompts, and of answers sent back, but for each one's last: it is a decode row
 	CachedTokens    int64         // prompt tokens found in the cache
 	Preempted       int64         // requests sent back to wait for room
 	Moved           int64         // sequences moved to close a hole

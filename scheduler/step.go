@@ -12,12 +12,13 @@ import (
 // step and what it calls use the engine.
 func (s *Scheduler) step() (worked bool, err error) {
 	began := time.Now()
+	s.copied = 0
 	s.receive()
 	s.reap()
 	s.admit()
 	s.relieve()
-	s.closeHoles()
 	s.share()
+	s.closeHoles()
 	s.spans = plan(s.slots, s.policy(), s.spans)
 	s.propose()
 	s.rows = rowsOf(s.slots, s.spans, s.rows)
@@ -104,11 +105,14 @@ func (s *Scheduler) commit(took time.Duration) {
 			prefill += sp.n
 		}
 	}
-	if prefill > 0 {
-		s.pace.prefilled(prefill, decode, took)
-	} else {
-		s.pace.decoded(took)
-		s.draftCost.note(len(s.rows), took.Seconds())
+	switch whole := s.copied == 0; { // else a part of the time went into copies
+	case prefill > 0:
+		s.pace.prefilled(prefill, decode, took, whole)
+	default:
+		s.pace.decoded(took, whole)
+		if whole {
+			s.draftCost.note(len(s.rows), took.Seconds())
+		}
 	}
 	s.count.steps.Add(1)
 	s.count.passes.Add(int64(passes(s.spans, s.limits.Unified)))
