@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -66,7 +68,7 @@ server counts. A request is sent once; if one fails, the command fails.`,
 	flags.IntVar(&o.SharedPrefix, "shared-prefix", 0, "Tokens that all prompts begin with, about")
 	flags.Float64Var(&o.Temperature, "temperature", 0, "Temperature")
 	flags.BoolVar(&o.Stream, "stream", true, "Stream replies; without, there is no TTFT, TPOT and ITL")
-	flags.IntVar(&o.Warmup, "warmup", 2, "Requests to each server before the first load, not counted")
+	flags.IntVar(&o.Warmup, "warmup", 2, "Requests to each server before the first load, not counted; with any, one short request before each load, too")
 	flags.IntVar(&o.Repeat, "repeat", 1, "Times that all loads are measured")
 	flags.DurationVar(&o.Timeout, "timeout", 10*time.Minute, "Most time of a request")
 	flags.Uint64Var(&o.Seed, "seed", 0, "Seed of prompts and arrivals (default another each run, so that no server has the prompts in its cache)")
@@ -97,8 +99,27 @@ func (f benchFlags) apply(o *bench.Options) (err error) {
 	return nil
 }
 
+// writable tells before a long run whether a file can be written where it should be after it.
+func writable(name string) error {
+	if name == "" {
+		return nil
+	}
+	if info, err := os.Stat(name); err == nil && info.IsDir() {
+		return fmt.Errorf("%s is a folder; give the name of a file", name)
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), ".cllm-bench-*")
+	if err != nil {
+		return fmt.Errorf("%s could not be written after the run: %w", name, err)
+	}
+	f.Close()
+	return os.Remove(f.Name())
+}
+
 // measure runs the bench and writes what it has found, also after Ctrl-C.
 func measure(ctx context.Context, c *console, o bench.Options, f benchFlags) error {
+	if err := errors.Join(writable(f.json), writable(f.plot)); err != nil {
+		return err
+	}
 	o.Progress = new(bench.Progress)
 	hide := showProgress(c.err, o.Progress)
 	report, err := bench.Run(ctx, o)
@@ -110,7 +131,7 @@ func measure(ctx context.Context, c *console, o bench.Options, f benchFlags) err
 	if f.json != "" {
 		err = errors.Join(err, report.WriteJSON(f.json))
 	}
-	if f.plot != "" && len(report.Summary) > 0 {
+	if f.plot != "" && len(report.Summary) > 0 { // after Ctrl-C there may be nothing to plot
 		err = errors.Join(err, report.WritePlot(f.plot))
 	}
 	if failed, of := report.Failed(); err == nil && failed > 0 {

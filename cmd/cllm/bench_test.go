@@ -126,7 +126,7 @@ func TestInterruptedBenchPrintsWhatItHas(t *testing.T) {
 	if err := <-ended; !errors.As(err, &exit) || exit.ExitCode() != exitInterrupted || errs.Len() > 0 {
 		t.Errorf("bench ended with %v and printed %q, want exit code %d and nothing", err, errs.String(), exitInterrupted)
 	}
-	if !regexp.MustCompile(`(?m)^ +cllm +1 +5 +0 `).MatchString(out.String()) || !strings.HasSuffix(out.String(), "interrupted: the last load is not complete\n") {
+	if !regexp.MustCompile(`(?m)^ +cllm +1 +5 +0 `).MatchString(out.String()) || !strings.HasSuffix(out.String(), "interrupted: not everything was measured, and what was measured once may not be complete\n") {
 		t.Errorf("the output has no row of 5 requests, or does not say that it was interrupted:\n%s", out.String())
 	}
 	if text, err := os.ReadFile(file); err != nil || !strings.Contains(string(text), `"interrupted": true`) {
@@ -137,10 +137,12 @@ func TestInterruptedBenchPrintsWhatItHas(t *testing.T) {
 func TestBenchRefusesWrongFlagsBeforeItAsks(t *testing.T) {
 	newDaemon(t, nil)
 	for want, args := range map[string][]string{
-		"give either --concurrency for a closed loop or --rate for an open one": {"--rate", "1", "--concurrency", "2"},
-		`"x" is not NAME=URL, for example cllm=http://127.0.0.1:11434`:          {"--server", "x"},
-		`the limit "x" is not ttft:MS, tpot:MS or e2el:MS`:                      {"--goodput", "x"},
-		`unknown command "x" for "cllm bench"`:                                  {"x"},
+		"give either --concurrency for a closed loop or --rate for an open one":                        {"--rate", "1", "--concurrency", "2"},
+		`"x" is not NAME=URL, for example cllm=http://127.0.0.1:11434`:                                 {"--server", "x"},
+		`the limit "x" is not ttft:MS, tpot:MS or e2el:MS`:                                             {"--goodput", "x"},
+		`unknown command "x" for "cllm bench"`:                                                         {"x"},
+		"/ is a folder; give the name of a file":                                                       {"--plot", "/"},
+		"/no/such/x.json could not be written after the run: open /no/such: no such file or directory": {"--json", "/no/such/x.json"},
 	} {
 		wantResult(t, cllm("", append([]string{"bench"}, args...)...), result{Err: "Error: " + want + "\n", Code: 1})
 	}

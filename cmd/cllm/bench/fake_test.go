@@ -35,6 +35,7 @@ type fake struct {
 
 	mu    sync.Mutex
 	asked []asked
+	short int // requests for one token
 	open  int
 	most  int // requests at a time
 }
@@ -83,6 +84,9 @@ func (f *fake) generate(w http.ResponseWriter, r *http.Request) {
 	a := asked{prompt: body.Prompt, max: max(body.MaxTokens, body.Options.NumPredict), stream: body.Stream, ignoreEOS: body.IgnoreEOS, at: time.Now()}
 	s := &speaker{asked: a, w: w, r: r, api: f.api}
 	if a.max == 1 {
+		f.mu.Lock()
+		f.short++
+		f.mu.Unlock()
 		s.chunk("x")
 		s.end(1, "length")
 		return

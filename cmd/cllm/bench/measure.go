@@ -107,6 +107,8 @@ func (t *tally) succeed(r *reply) {
 			t.tpot = append(t.tpot, tpot)
 			good = good && within(tpot, t.o.Goodput.TPOT)
 		}
+	} else if t.o.Goodput.TTFT > 0 {
+		good = false // no text came, so none came in time
 	}
 	if good {
 		t.good++
@@ -141,11 +143,15 @@ type work struct {
 	tally  *tally
 }
 
-// one sends request i and counts what became of it.
-func (w *work) one(ctx context.Context, i int) {
+// one sends request i and counts what became of it. What it has waited since it was due
+// counts, too, also if that was the bench's fault; a zero time is now.
+func (w *work) one(ctx context.Context, i int, due time.Time) {
 	r, err := ask(ctx, w.client, w.target, w.prompt.prompt(w.stream, i, w.target.again), w.o.MaxTokens, w.o)
 	switch {
 	case err == nil:
+		if !due.IsZero() {
+			r.start = due
+		}
 		w.tally.succeed(r)
 	case ctx.Err() == nil:
 		w.tally.fail(err)
@@ -163,7 +169,7 @@ func (w *work) closedLoop(ctx context.Context, clients int) {
 				if i >= w.o.Requests {
 					return
 				}
-				w.one(ctx, i)
+				w.one(ctx, i, time.Time{})
 			}
 		})
 	}
@@ -185,7 +191,8 @@ func (w *work) openLoop(ctx context.Context, rate float64) {
 		case <-ctx.Done():
 			return
 		}
-		group.Go(func() { w.one(ctx, i) })
+		now := due
+		group.Go(func() { w.one(ctx, i, now) })
 		// Due times are added up, so that sending late does not lower the rate.
 		due = due.Add(time.Duration(rng.ExpFloat64() / rate * float64(time.Second)))
 		timer.Reset(time.Until(due))
@@ -200,10 +207,16 @@ func measure(ctx context.Context, t *target, l load, stream, repeat int, o Optio
 	}
 	client, done := newClient(o, open)
 	defer done()
+	p := newPrompter(t, o)
+	if o.Warmup > 0 {
+		// The server may have unloaded the model during the others' turns. If it fails, so will
+		// the requests that are counted.
+		_, _ = ask(ctx, client, t, p.prompt(drawWarmup, stream, t.again), 1, o)
+	}
 	sum := &tally{o: o}
 	sum.gaps = gaps{limit: gapLimit, rng: draw(o.Seed, drawArrivals, 0)}
 	sum.m = Measurement{Server: t.Name, load: l, Repeat: repeat, Start: time.Now()}
-	w := &work{client: client, target: t, prompt: newPrompter(t, o), stream: stream, o: o, tally: sum}
+	w := &work{client: client, target: t, prompt: p, stream: stream, o: o, tally: sum}
 	if l.Concurrency > 0 {
 		w.closedLoop(ctx, l.Concurrency)
 	} else {

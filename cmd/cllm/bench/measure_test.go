@@ -59,6 +59,48 @@ func TestTimesAreExact(t *testing.T) {
 	}
 }
 
+// A model that ends at once has said nothing within any time.
+func TestAReplyWithoutTextIsNotGoodWhereItsFirstTextIsLimited(t *testing.T) {
+	for _, api := range apis {
+		synctest.Test(t, func(t *testing.T) {
+			net, stop := newNetwork(map[string]*fake{"a": {api: api, answer: func(s *speaker) {
+				time.Sleep(time.Second)
+				s.end(0, "stop")
+			}}})
+			defer stop()
+			o := small("http://a")
+			o.dial, o.Goodput = net.dial, Limits{TTFT: 5000}
+			if m := one(t, o); m.Completed != 6 || m.RequestGoodput != 0 {
+				t.Errorf("%s: %d completed, %v good ones a second, want 6 and none", api, m.Completed, m.RequestGoodput)
+			}
+			o.Goodput = Limits{E2EL: 5000}
+			if m := one(t, o); m.RequestGoodput != 2 {
+				t.Errorf("%s: %v good ones a second, want 2", api, m.RequestGoodput)
+			}
+		})
+	}
+}
+
+// Another server's turn may have been long, and the model unloaded meanwhile.
+func TestAShortRequestThatDoesNotCountComesBeforeEachLoad(t *testing.T) {
+	f := &fake{api: apiOllama, answer: speaks}
+	o := small(listen(t, f))
+	o.Concurrency, o.Repeat, o.Warmup = []int{1, 2}, 3, 1
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if f.short != 2+2*3 || len(f.asked) != 1+2*3*6 {
+		t.Errorf("%d short requests and %d others, want 2 and one for each of 6 measurements, and 37", f.short, len(f.asked))
+	}
+	o.Warmup, f.short = 0, 0
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if f.short != 2 {
+		t.Errorf("%d short requests without warm-up, want 2", f.short)
+	}
+}
+
 func TestAWholeReplyHasOnlyItsLatency(t *testing.T) {
 	for _, api := range apis {
 		synctest.Test(t, func(t *testing.T) {
@@ -120,6 +162,27 @@ func TestAnOpenLoadComesAtItsRateAndWaitsForNoReply(t *testing.T) {
 	}
 }
 
+// What is sent late has waited, too: a bench that is short of CPU hides nothing.
+func TestTimesCountFromWhenARequestWasDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, stop := newNetwork(map[string]*fake{"a": {api: apiOllama, answer: ticks}})
+		defer stop()
+		o := small("http://a")
+		o.dial, o.Progress = net.dial, new(Progress)
+		target, err := prepare(t.Context(), o.Servers[0], nil, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, done := newClient(o, 1)
+		defer done()
+		w := &work{client: client, target: target, prompt: newPrompter(target, o), o: o, tally: &tally{o: o, gaps: gaps{limit: gapLimit}}}
+		w.one(t.Context(), 0, time.Now().Add(-time.Second))
+		if m := w.tally.result(time.Second); m.TTFT.P50 != 1100 || m.E2EL.P50 != 1165 {
+			t.Errorf("TTFT %v and E2EL %v ms of a request that was sent a second late, want 1100 and 1165", m.TTFT.P50, m.E2EL.P50)
+		}
+	})
+}
+
 func TestPromptsHaveTheirLengthAndNoBeginningInCommon(t *testing.T) {
 	f := &fake{api: apiOpenAI, answer: speaks}
 	o := small(listen(t, f))
@@ -158,6 +221,26 @@ func TestASharedPrefixIsPartOfThePrompt(t *testing.T) {
 	}
 	if len(ends) != 6 {
 		t.Errorf("6 prompts go on in %d ways", len(ends))
+	}
+}
+
+func TestPromptsDifferHoweverLittleRoomThereIs(t *testing.T) {
+	for name, change := range map[string]func(*Options){
+		"the shared beginning takes all": func(o *Options) { o.PromptTokens, o.SharedPrefix = 60, 60 },
+		"the template takes all":         func(o *Options) { o.PromptTokens = 5 },
+	} {
+		f := &fake{api: apiOllama, answer: speaks}
+		o := small(listen(t, f))
+		o.Requests = 200
+		change(&o)
+		one(t, o)
+		seen := map[string]bool{}
+		for _, a := range f.asked {
+			seen[a.prompt] = true
+		}
+		if len(seen) != 200 {
+			t.Errorf("%s: %d of 200 prompts differ", name, len(seen))
+		}
 	}
 }
 

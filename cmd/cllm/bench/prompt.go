@@ -44,12 +44,16 @@ type prompter struct {
 	prefix         string
 }
 
-// newPrompter makes prompts that have the tokens asked for, by the server's count.
+// leastUnique is the words of a prompt that are its own: with fewer, prompts would come again.
+const leastUnique = 4
+
+// newPrompter makes prompts that have the tokens asked for, by the server's count, or a
+// few more where template and shared beginning leave no room.
 func newPrompter(t *target, o Options) prompter {
 	inWords := func(tokens float64) int { return max(int(math.Round(tokens/t.perWord)), 0) }
 	p := prompter{seed: o.Seed, shared: inWords(float64(o.SharedPrefix))}
 	// The template is part of what the server counts, and most of it comes first.
-	p.unique = max(inWords(float64(o.PromptTokens)-t.fixed)-p.shared, 1)
+	p.unique = max(inWords(float64(o.PromptTokens)-t.fixed)-p.shared, leastUnique)
 	if p.shared > 0 {
 		p.prefix = text(draw(o.Seed, drawShared, 0), p.shared) + " "
 	}

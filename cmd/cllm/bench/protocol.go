@@ -96,7 +96,6 @@ type completionRequest struct {
 // completionEnd is what the last chunks of a completion, or a whole one, say.
 type completionEnd struct {
 	Choices []struct {
-		Text         string
 		FinishReason *string `json:"finish_reason"`
 	}
 	Usage *struct {

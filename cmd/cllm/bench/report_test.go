@@ -109,7 +109,7 @@ func TestARunThatWasInterruptedAtOnceStillHasATable(t *testing.T) {
 	r := sample()
 	r.Measurements, r.Summary = nil, nil
 	var out bytes.Buffer
-	if err := r.WriteTable(&out); err != nil || !strings.HasSuffix(out.String(), "interrupted: the last load is not complete\n") {
+	if err := r.WriteTable(&out); err != nil || !strings.HasSuffix(out.String(), "interrupted: not everything was measured, and what was measured once may not be complete\n") {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 	if err := r.WritePlot(filepath.Join(t.TempDir(), "p")); err == nil {
@@ -200,6 +200,9 @@ func TestAnInterruptedRepeatDoesNotCountBesideAWholeOne(t *testing.T) {
 	if s := summarize([]Measurement{whole, part}); len(s) != 1 || s[0].Repeats != 1 || s[0].Completed != 72 || s[0].OutputThroughput.Min != 40 {
 		t.Errorf("beside a whole repeat: %+v", s)
 	}
+	if s := summarize([]Measurement{part, whole}); len(s) != 1 || s[0].Repeats != 1 || s[0].Completed != 72 {
+		t.Errorf("before a whole repeat: %+v", s)
+	}
 	if s := summarize([]Measurement{part}); len(s) != 1 || s[0].Completed != 3 {
 		t.Errorf("alone: %+v", s)
 	}
@@ -234,6 +237,14 @@ func TestJoinedRunsReadAsOneRun(t *testing.T) {
 		if got.Measurements[i].Repeat != m.Repeat {
 			t.Errorf("measurement %d is repeat %d, want %d", i, got.Measurements[i].Repeat, m.Repeat)
 		}
+	}
+	if s := got.Settings; s.Requests != want.Settings.Requests || s.Seed != want.Settings.Seed {
+		t.Errorf("requests %d and seed %d are not those that all runs have", s.Requests, s.Seed)
+	}
+	runs[1].Settings.Requests++
+	runs[1].Settings.Seed++
+	if s := Join(runs).Settings; s.Requests != 0 || s.Seed != 0 {
+		t.Errorf("requests %d and seed %d are not those of all runs", s.Requests, s.Seed)
 	}
 	if runs[0].Settings.Repeat != 1 || len(runs[0].Servers) != 1 || len(runs[0].Settings.Concurrency) != 1 {
 		t.Errorf("joining has changed the first run: %+v", runs[0])

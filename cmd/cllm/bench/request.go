@@ -17,7 +17,7 @@ import (
 
 // Bounds on what a server may send.
 const (
-	maxLine  = 1 << 20
+	maxLine  = 16 << 20 // Ollama's last line has the prompt's tokens as numbers
 	maxWhole = 64 << 20
 	maxError = 64 << 10
 )

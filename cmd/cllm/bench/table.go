@@ -32,9 +32,17 @@ func (r *Report) writeHead(b *strings.Builder) {
 	}
 	fmt.Fprintf(b, "%d requests at each load, about %d prompt tokens, at most %d output tokens, seed %d\n",
 		o.Requests, o.PromptTokens, o.MaxTokens, o.Seed)
-	if o.Repeat > 1 {
-		fmt.Fprintf(b, "medians of %d repeats\n", o.Repeat)
+	if n := r.repeats(); n > 1 {
+		fmt.Fprintf(b, "medians of %d repeats\n", n)
 	}
+}
+
+// repeats is how often loads were measured; fewer than asked for where it was interrupted.
+func (r *Report) repeats() (most int) {
+	for _, s := range r.Summary {
+		most = max(most, s.Repeats)
+	}
+	return most
 }
 
 func (m Machine) String() string {
@@ -47,7 +55,7 @@ func columns(b *strings.Builder) *tabwriter.Writer {
 }
 
 func (r *Report) writeRates(b *strings.Builder) {
-	spread, good := r.Settings.Repeat > 1, r.Settings.Goodput.set()
+	spread, good := r.repeats() > 1, r.Settings.Goodput.set()
 	w := columns(b)
 	defer w.Flush()
 	fmt.Fprintf(w, "\nserver\t%s\tok\tfailed\tended early\tprompt\toutput tokens/s\t", r.Summary[0].unit())
@@ -77,7 +85,7 @@ func (r *Report) writeRates(b *strings.Builder) {
 func (r *Report) writeLatencies(b *strings.Builder, left string, leftOf func(Summary) Spreads, right string, rightOf func(Summary) Spreads) {
 	w := columns(b)
 	defer w.Flush()
-	spread := r.Settings.Repeat > 1
+	spread := r.repeats() > 1
 	fmt.Fprintf(w, "\nin ms\t%s\t", r.Summary[0].unit())
 	for _, name := range []string{left, right} {
 		fmt.Fprintf(w, "%s mean\tp50\tp95\t", name)
@@ -132,7 +140,7 @@ func (r *Report) writeNotes(b *strings.Builder) {
 		}
 	}
 	if r.Interrupted {
-		notes = append(notes, "interrupted: the last load is not complete")
+		notes = append(notes, "interrupted: not everything was measured, and what was measured once may not be complete")
 	}
 	if len(notes) > 0 {
 		fmt.Fprintf(b, "\n%s\n", strings.Join(notes, "\n"))
