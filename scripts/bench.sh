@@ -4,8 +4,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-file=$(scripts/synthmodel.sh)
-llama_server=$(scripts/peers.sh llama-server)
-ollama=$(scripts/peers.sh ollama)
 scripts/build-llama.sh --exec go build -buildvcs=false -o bin/ ./cmd/cllm ./scripts/bench
-exec bin/bench -model "$file" -llama-server "$llama_server" -ollama "$ollama" "$@"
+exec bin/bench "$@"

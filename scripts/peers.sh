@@ -33,7 +33,7 @@ sha256() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 25
 # run CMD...: silent unless it fails; then the errors in the log are shown.
 run() {
 	"$@" >>"$log" 2>&1 9>&- && return
-	grep -E -A8 'error:|Error|FAILED|^go: ' "$log" | tail -n 40 >&2
+	grep -E -A8 'error:|Error|FAILED|^go: |^fatal: ' "$log" | tail -n 40 >&2 || tail -n 10 "$log" >&2
 	die "$name could not be built (see above, and the whole log in $log)"
 }
 

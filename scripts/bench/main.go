@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"os/signal"
 	"slices"
 	"strconv"
@@ -68,10 +69,10 @@ func main() {
 
 func parse() (options, error) {
 	var o options
-	flag.StringVar(&o.model, "model", "", "the model's GGUF file")
+	flag.StringVar(&o.model, "model", "", "the model's GGUF file (default the synthetic one)")
 	flag.StringVar(&o.cllm, "cllm", "bin/cllm", "the file of cllm")
-	flag.StringVar(&o.llamaServer, "llama-server", "", "the file of llama-server")
-	flag.StringVar(&o.ollama, "ollama", "", "the file of the ollama command")
+	flag.StringVar(&o.llamaServer, "llama-server", "", "the file of llama-server (default what scripts/peers.sh builds)")
+	flag.StringVar(&o.ollama, "ollama", "", "the file of the ollama command (default what scripts/peers.sh builds)")
 	names := flag.String("servers", strings.Join(serverNames, ","), "servers to measure, a list")
 	concurrency := flag.String("concurrency", "1,8,16,24,32,48,64", "clients of cllm and llama-server, a list")
 	queued := flag.String("queued", "128,256", "more clients than cllm has slots, a list; they send as many requests at least")
@@ -105,9 +106,6 @@ func parse() (options, error) {
 	if flag.NArg() > 0 {
 		return o, fmt.Errorf("%q is not a flag", flag.Arg(0))
 	}
-	if o.model == "" {
-		return o, errors.New("-model FILE is missing; scripts/bench.sh gives it, as the other files")
-	}
 	if least := min(o.requests, o.ollamaRequests, o.parallelRequests, o.tokens, o.promptTokens, o.repeat); least < 1 {
 		return o, fmt.Errorf("a count is %d; each is at least 1", least)
 	}
@@ -126,6 +124,31 @@ func clientCounts(list string, least, most int) ([]int, error) {
 	}
 	slices.Sort(counts)
 	return slices.Compact(counts), nil
+}
+
+// make has the files that are not given made, those that are measured.
+func (o *options) make(ctx context.Context) error {
+	for _, f := range []struct {
+		file   *string
+		needed bool
+		script []string
+	}{
+		{&o.model, true, []string{"scripts/synthmodel.sh"}},
+		{&o.llamaServer, slices.Contains(o.names, "llama-server"), []string{"scripts/peers.sh", "llama-server"}},
+		{&o.ollama, slices.Contains(o.names, "ollama") || slices.Contains(o.names, "ollama-parallel"), []string{"scripts/peers.sh", "ollama"}},
+	} {
+		if *f.file != "" || !f.needed {
+			continue
+		}
+		cmd := exec.CommandContext(ctx, f.script[0], f.script[1:]...)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return fmt.Errorf("%s: %w (see above)", strings.Join(f.script, " "), err)
+		}
+		*f.file = strings.TrimSpace(string(out))
+	}
+	return nil
 }
 
 // turn is one measurement: of a server at a load, or of the engine beside the servers with
@@ -175,6 +198,9 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	if err := o.make(ctx); err != nil {
+		return err
+	}
 	m, err := readModel(o.model)
 	if err != nil {
 		return err
