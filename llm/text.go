@@ -8,8 +8,9 @@ import (
 // Text turns the pieces of one answer into text that can be sent: always valid
 // UTF-8, and never a part of a stop string that may still be completed.
 //
-// A character that is split over pieces is held until it is whole. A byte that
-// can't belong to any character becomes U+FFFD; nothing else is changed, and
+// A character that is split over pieces is held until it is whole, with the whole of
+// the pieces it is in, as Ollama does: so there are never more texts than pieces. A byte
+// that can't belong to any character becomes U+FFFD; nothing else is changed, and
 // nothing after it is lost. The zero value has no stop strings.
 type Text struct {
 	stop    []string
@@ -45,7 +46,10 @@ func (t *Text) Add(piece string) (text string, stopped bool) {
 		t.pending = t.pending[:0]
 		return text, true
 	}
-	return t.take(len(t.pending) - max(t.partialStop(), partialRune(t.pending))), false
+	if t.mayStop() || partialRune(t.pending) > 0 {
+		return "", false
+	}
+	return t.take(len(t.pending)), false
 }
 
 // Flush returns what is still held when the answer ends without a stop string.
@@ -70,17 +74,16 @@ func (t *Text) take(n int) string {
 	return text
 }
 
-// partialStop is the length of the longest end of pending that begins a stop string.
-func (t *Text) partialStop() int {
-	longest := 0
+// mayStop reports whether pending ends with what begins a stop string.
+func (t *Text) mayStop() bool {
 	for _, s := range t.stop {
-		for n := min(len(s)-1, len(t.pending)); n > longest; n-- {
+		for n := min(len(s)-1, len(t.pending)); n > 0; n-- {
 			if strings.HasPrefix(s, string(t.pending[len(t.pending)-n:])) {
-				longest = n
+				return true
 			}
 		}
 	}
-	return longest
+	return false
 }
 
 // partialRune is the number of bytes at the end of b that begin a character and

@@ -11,13 +11,24 @@ func cut(t *testing.T, text string, n int, stop []string) (out string, stopped b
 	t.Helper()
 	x := NewText(stop)
 	var b strings.Builder
+	pieces, texts := 0, 0
+	sent := func(s string) {
+		if s != "" {
+			texts++
+		}
+		if texts > pieces {
+			t.Errorf("%d texts came of %d pieces", texts, pieces)
+		}
+		b.WriteString(s)
+	}
 	for len(text) > 0 {
 		k := min(n, len(text))
 		s, ended := x.Add(text[:k])
+		pieces++
 		if !utf8.ValidString(s) {
 			t.Errorf("sent %q, which is not valid UTF-8", s)
 		}
-		b.WriteString(s)
+		sent(s)
 		if ended {
 			return b.String(), true
 		}
@@ -27,7 +38,7 @@ func cut(t *testing.T, text string, n int, stop []string) (out string, stopped b
 	if !utf8.ValidString(s) {
 		t.Errorf("flushed %q, which is not valid UTF-8", s)
 	}
-	b.WriteString(s)
+	sent(s)
 	return b.String(), false
 }
 
@@ -74,6 +85,10 @@ func TestTextIsSentAsSoonAsItIsSafe(t *testing.T) {
 		{"A", "STA"},
 		{"\xe2\x82", ""},
 		{"\xac", "€"},
+		{"as S", ""}, // whole pieces, not the part that is safe
+		{"oon", "as Soon"},
+		{"a\xe2\x82", ""},
+		{"\xac", "a€"},
 	} {
 		if got, _ := x.Add(step.piece); got != step.want {
 			t.Errorf("after %q: %q, want %q", step.piece, got, step.want)

@@ -73,7 +73,7 @@ func TestLogprobsComeWithTheTextTheyBelongTo(t *testing.T) {
 	}
 }
 
-// A token of several characters may be held in part.
+// A stop string may cut off a part of a token of several characters.
 func TestATokenIsToldWithTheFirstOfItsCharacters(t *testing.T) {
 	q := &sequence{text: llm.NewText([]string{"stop", "x"})}
 	add := func(token llm.Token, piece string) (text string, told []llm.Token) {
@@ -88,18 +88,19 @@ func TestATokenIsToldWithTheFirstOfItsCharacters(t *testing.T) {
 		piece, text string
 		told        int
 	}{
-		{"one s", "one ", 1}, // "s" may be a stop string's
+		{"one s", "", 0}, // "s" may be a stop string's
 		{"t", "", 0},
 		{"", "", 0},
-		{"ring st", "string ", 3},
-		{"op", "", 0}, // cut off with the "st" before it
+		{"ay ", "one stay ", 4},
+		{"string st", "", 0},
+		{"op", "string ", 1}, // cut off with the "st" before it
 	} {
 		text, told := add(llm.Token(i), step.piece)
 		if text != step.text || len(told) != step.told {
 			t.Errorf("after %q: text %q and tokens %v, want %q and %d", step.piece, text, told, step.text, step.told)
 		}
 	}
-	if len(q.unsent) != 1 || q.unsent[0].Token != 4 {
+	if len(q.unsent) != 1 || q.unsent[0].Token != 5 {
 		t.Errorf("held back: %+v", q.unsent)
 	}
 }
