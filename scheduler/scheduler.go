@@ -163,6 +163,10 @@ func (s *Scheduler) loop() (err error) {
 		if worked {
 			continue
 		}
+		// Waiting here would be for ever: an error is better than an answer that never ends.
+		if n := s.count.active.Load() + s.count.waiting.Load(); n > 0 {
+			return fmt.Errorf("the scheduler has %d requests and found nothing to do for them, which is a bug", n)
+		}
 		s.engine.Trim()
 		select {
 		case q := <-s.inbox:

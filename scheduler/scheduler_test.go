@@ -187,6 +187,26 @@ func TestRunningAnswersAreNotStalledByALongPrompt(t *testing.T) {
 	})
 }
 
+// Whatever the reason: a request that nobody works on ends with an error, not never.
+func TestARequestThatIsForgottenFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(llmtest.NewEngine(llmtest.Options{}), llmtest.Vocab{}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.slots = nil // no step finds work
+		st, err := s.Submit(t.Context(), greedy("forgotten", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		go s.Run()
+		defer s.Close()
+		if _, done := read(st); done.Err == nil || !strings.Contains(done.Err.Error(), "has 1 requests and found nothing to do for them, which is a bug") {
+			t.Errorf("it ends with %v", done.Err)
+		}
+	})
+}
+
 func TestAFullQueueRefusesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
