@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -109,6 +110,9 @@ func writable(name string) error {
 	}
 	f, err := os.CreateTemp(filepath.Dir(name), ".cllm-bench-*")
 	if err != nil {
+		if p := new(fs.PathError); errors.As(err, &p) {
+			err = p.Err // its path is the temporary file's
+		}
 		return fmt.Errorf("%s could not be written after the run: %w", name, err)
 	}
 	f.Close()

@@ -137,12 +137,12 @@ func TestInterruptedBenchPrintsWhatItHas(t *testing.T) {
 func TestBenchRefusesWrongFlagsBeforeItAsks(t *testing.T) {
 	newDaemon(t, nil)
 	for want, args := range map[string][]string{
-		"give either --concurrency for a closed loop or --rate for an open one":                        {"--rate", "1", "--concurrency", "2"},
-		`"x" is not NAME=URL, for example cllm=http://127.0.0.1:11434`:                                 {"--server", "x"},
-		`the limit "x" is not ttft:MS, tpot:MS or e2el:MS`:                                             {"--goodput", "x"},
-		`unknown command "x" for "cllm bench"`:                                                         {"x"},
-		"/ is a folder; give the name of a file":                                                       {"--plot", "/"},
-		"/no/such/x.json could not be written after the run: open /no/such: no such file or directory": {"--json", "/no/such/x.json"},
+		"give either --concurrency for a closed loop or --rate for an open one":         {"--rate", "1", "--concurrency", "2"},
+		`"x" is not NAME=URL, for example cllm=http://127.0.0.1:11434`:                  {"--server", "x"},
+		`the limit "x" is not ttft:MS, tpot:MS or e2el:MS`:                              {"--goodput", "x"},
+		`unknown command "x" for "cllm bench"`:                                          {"x"},
+		"/ is a folder; give the name of a file":                                        {"--plot", "/"},
+		"/no/such/x.json could not be written after the run: no such file or directory": {"--json", "/no/such/x.json"},
 	} {
 		wantResult(t, cllm("", append([]string{"bench"}, args...)...), result{Err: "Error: " + want + "\n", Code: 1})
 	}
