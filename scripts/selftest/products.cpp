@@ -13,9 +13,12 @@
 
 namespace {
 
-constexpr int64_t width = 768; // of a row: three blocks of quants
-constexpr int64_t outs  = 72;  // weight rows
-constexpr int64_t most  = 33;  // activation rows
+constexpr int64_t width   = 768; // of a row: three blocks of quants
+constexpr int64_t outs    = 216; // weight rows
+constexpr int64_t most    = 33;  // activation rows
+constexpr int64_t experts = 3;   // matrices of which each activation row takes one, where there are several
+
+int32_t expert_of(int64_t row) { return int32_t(row * row % experts); }
 
 struct freed {
     void operator()(ggml_context * p) const { ggml_free(p); }
@@ -35,12 +38,14 @@ std::vector<float> noise(size_t n, unsigned seed) {
 }
 
 // The product of the weights, which lie in a buffer of this type, with the first rows
-// of the activations. Nothing where the buffer does not take weights of that type.
+// of the activations. Each row is multiplied with all weights, or where they are those of
+// experts with those of one. Nothing where the buffer does not take weights of that type.
 std::vector<float> product(ggml_backend * cpu, ggml_backend_buffer_type_t where, ggml_type type, const std::vector<char> & weights,
-                           const std::vector<float> & activations, int64_t rows) {
+                           const std::vector<float> & activations, int64_t rows, bool one_expert = false) {
     const ggml_init_params p{ 1 << 20, nullptr, true };
     owned<ggml_context>    weight_ctx(ggml_init(p)), ctx(ggml_init(p));
-    ggml_tensor *          w = ggml_new_tensor_2d(weight_ctx.get(), type, width, outs);
+    const int64_t          n = one_expert ? experts : 1;
+    ggml_tensor *          w = ggml_new_tensor_3d(weight_ctx.get(), type, width, outs / n, n);
 
     owned<ggml_backend_buffer> weight_buffer(ggml_backend_alloc_ctx_tensors_from_buft(weight_ctx.get(), where));
     if (where != ggml_backend_cpu_buffer_type() && w->extra == nullptr) {
@@ -49,15 +54,20 @@ std::vector<float> product(ggml_backend * cpu, ggml_backend_buffer_type_t where,
     ggml_backend_buffer_set_usage(weight_buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
     ggml_backend_tensor_set(w, weights.data(), 0, weights.size());
 
-    ggml_tensor *              a = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, width, rows);
-    ggml_tensor *              y = ggml_mul_mat(ctx.get(), w, a);
+    ggml_tensor *              a   = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, width, one_expert ? 1 : rows, one_expert ? rows : 1);
+    ggml_tensor *              ids = one_expert ? ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 1, rows) : nullptr;
+    ggml_tensor *              y   = one_expert ? ggml_mul_mat_id(ctx.get(), w, a, ids) : ggml_mul_mat(ctx.get(), w, a);
     owned<ggml_backend_buffer> buffer(ggml_backend_alloc_ctx_tensors(ctx.get(), cpu));
+    for (int64_t i = 0; one_expert && i < rows; i++) {
+        const int32_t expert = expert_of(i);
+        ggml_backend_tensor_set(ids, &expert, size_t(i) * sizeof(expert), sizeof(expert));
+    }
     ggml_backend_tensor_set(a, activations.data(), 0, size_t(rows * width) * sizeof(float));
     ggml_cgraph * graph = ggml_new_graph(ctx.get());
     ggml_build_forward_expand(graph, y);
     must(ggml_backend_graph_compute(cpu, graph) == GGML_STATUS_SUCCESS, "a product of %s can't be computed", ggml_type_name(type));
 
-    std::vector<float> out(size_t(rows * outs));
+    std::vector<float> out(size_t(rows * outs / n));
     ggml_backend_tensor_get(y, out.data(), 0, out.size() * sizeof(float));
     return out;
 }
@@ -74,7 +84,7 @@ std::vector<ggml_backend_buffer_type_t> orders() {
     return list;
 }
 
-// alone: each row is computed by itself. bound: the greatest error, in parts of the greatest product.
+// alone: each row is computed by itself, also where experts are chosen. bound: the greatest error, in parts of the greatest product.
 void test_type(ggml_backend * cpu, ggml_backend_buffer_type_t order, ggml_type type, bool alone, float bound) {
     const std::vector<float> weights     = noise(size_t(outs * width), 1);
     const std::vector<float> activations = noise(size_t(most * width), 2);
@@ -96,12 +106,22 @@ void test_type(ggml_backend * cpu, ggml_backend_buffer_type_t order, ggml_type t
     must(most_off <= bound * greatest, "%s in %s: a product is %g instead of up to %g", ggml_type_name(type),
          ggml_backend_buft_name(order), double(most_off), double(greatest));
     printf("products: %s in %s: off by %.1e\n", ggml_type_name(type), ggml_backend_buft_name(order), double(most_off / greatest));
-    for (int64_t rows = 1; alone && rows < most; rows++) {
+    if (!alone) {
+        return;
+    }
+    for (int64_t rows = 1; rows < most; rows++) {
         const std::vector<float> some = product(cpu, order, type, quants, activations, rows);
         for (size_t i = 0; i < some.size(); i++) {
             must(some[i] == all[i], "%s: of %d rows, row %d differs from the same row among %d: %.9g, %.9g", ggml_type_name(type),
                  int(rows), int(i / outs), int(most), double(some[i]), double(all[i]));
         }
+    }
+    const std::vector<float> routed = product(cpu, order, type, quants, activations, most, true);
+    for (int64_t i = 0; i < most * outs / experts; i++) {
+        const int64_t row = i / (outs / experts), out = i % (outs / experts);
+        const float   one = all[size_t(row * outs + expert_of(row) * (outs / experts) + out)];
+        must(routed[size_t(i)] == one, "%s: row %d differs where its expert is chosen for it: %.9g, %.9g", ggml_type_name(type), int(row),
+             double(routed[size_t(i)]), double(one));
     }
 }
 
