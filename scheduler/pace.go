@@ -14,8 +14,8 @@ type pace struct {
 
 const (
 	// leastGap is how long a slice of prompts and the decode step after it may take
-	// together however short that step is: the sooner prompts are done, the more rows
-	// share the steps that follow.
+	// together however short that step is, excess aside: the sooner prompts are done, the
+	// more rows share the steps that follow.
 	leastGap = 250 * time.Millisecond
 	// sliceOfDecode is what prompts get of the time of a longer decode step.
 	sliceOfDecode = 1.25

@@ -8,6 +8,7 @@ type policy struct {
 	unified bool // decode rows and prompt chunks share a pass
 	prefill int  // prompt tokens that may be computed before decode rows are due; 0: none
 	alone   int  // prompt tokens of a step when nothing decodes
+	slice   int  // prompt tokens of a whole slice between two decode steps
 }
 
 // span is the rows of one slot in a batch: its next n pending tokens.
@@ -21,6 +22,9 @@ type span struct {
 // leastChunk is the smallest piece worth cutting off a prompt: fewer rows cost
 // nearly a whole pass over the weights.
 const leastChunk = 16
+
+// excess is the part of a slice, in percent, by which a prompt may exceed it that is not cut.
+const excess = 40
 
 // plan decides which rows the next step decodes. It is a pure function.
 //
@@ -51,6 +55,14 @@ func plan(slots []slot, p policy, out []span) []span {
 		room = min(p.batch, p.prefill)
 	}
 	prefills := oldest >= 0 && room > 0
+	if prefills && decoding > 0 && !p.unified {
+		// Two short chunks take longer than one, so what fits into a slice is not cut: it
+		// exceeds this one by a part, or waits for the next.
+		if rest := slots[oldest].pending() - 1; rest <= min(p.slice, p.batch) {
+			prefills = rest <= room+p.slice*excess/100
+			room = max(room, min(rest, p.batch))
+		}
+	}
 	if decoding > 0 && (p.unified || !prefills) {
 		for i := range slots {
 			if slots[i].active() && slots[i].decodes() {

@@ -51,6 +51,8 @@ func TestPlan(t *testing.T) {
 	due := policy{batch: 512, prefill: 0, alone: 200}
 	unified := policy{batch: 512, prefill: 64, alone: 200, unified: true}
 	small := policy{batch: 64, prefill: 64, alone: 64}
+	fresh := policy{batch: 512, prefill: 64, alone: 200, slice: 64}
+	begun := policy{batch: 512, prefill: 22, alone: 200, slice: 64}
 	tests := []struct {
 		promise string
 		slots   string
@@ -75,6 +77,11 @@ func TestPlan(t *testing.T) {
 		{"neighbours are cut to the oldest's length", "0/41 0/90 0/41", split, "0:40 1:40 2:40", 1},
 		{"a neighbour is not cut to a stump", "0/41 0/50 0/41", split, "0:40", 1},
 		{"neighbours below join too", "0/41#5 0/41#4", split, "0:40 1:40", 1},
+		{"what fits into a slice exceeds this one a little", "7/8 0/43", begun, "1:42", 1},
+		{"or waits for the next one", "7/8 0/61", begun, "0:1*", 1},
+		{"what fits into no slice fills this one up", "7/8 0/400", begun, "1:22", 1},
+		{"neighbours do not exceed it together", "7/8 0/43 0/43 0/43", fresh, "1:42", 1},
+		{"what fits into no batch is cut", "7/8 0/101", policy{batch: 64, prefill: 64, alone: 64, slice: 250}, "1:64", 1},
 		{"unified: decode rows first, prompts fill up", "7/8 0/300#2 3/4 0/300#1", unified, "0:1* 2:1* 3:64", 1},
 		{"unified: the next prompt gets the rest", "7/8 0/40 0/300", unified, "0:1* 1:39 2:25", 1},
 		{"unified: decode rows only when they are due", "7/8 0/40", policy{batch: 512, unified: true}, "0:1*", 1},

@@ -132,7 +132,7 @@ func simulate(t *testing.T, seed uint64) Stats {
 	}
 	// A slice, the step that exceeds it, two that were aborted, and a decode step. Room
 	// that has to be made takes further steps.
-	if most := leastGap + 4*(5+64)*time.Millisecond; eo.Cells == 0 && w.longest > most {
+	if most := leastGap*(100+excess)/100 + 4*(5+64)*time.Millisecond; eo.Cells == 0 && w.longest > most {
 		t.Errorf("an answer stood still for %v, want at most %v", w.longest, most)
 	}
 	return st

@@ -49,6 +49,7 @@ func (s *Scheduler) policy() policy {
 		unified: s.limits.Unified,
 		prefill: s.pace.tokens(),
 		alone:   s.pace.alone(),
+		slice:   s.pace.perSlice(),
 	}
 }
 
