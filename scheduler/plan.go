@@ -60,7 +60,7 @@ func plan(slots []slot, p policy, out []span) []span {
 		// exceeds this one by a part, or waits for the next.
 		if rest := slots[oldest].pending() - 1; rest <= min(p.slice, p.batch) {
 			prefills = rest <= room+p.slice*excess/100
-			room = max(room, min(rest, p.batch))
+			room = max(room, rest)
 		}
 	}
 	if decoding > 0 && (p.unified || !prefills) {

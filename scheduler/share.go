@@ -11,8 +11,9 @@ import (
 const leastCopy = 32
 
 // mostCopied is the tokens that prompts may take from other slots in one step, or that may
-// be saved from the slots they get, while answers wait for it. Into memory that was not used before that takes as long as a
-// decode step of many slots of a small model. Where nobody waits it may be more.
+// be saved from the slots they get, while answers wait for it. Into memory that was not
+// used before that takes as long as a decode step of many slots of a small model. Where
+// nobody waits it may be more.
 const (
 	mostCopied      = 1024
 	mostCopiedAlone = 8 * mostCopied

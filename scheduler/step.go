@@ -106,10 +106,10 @@ func (s *Scheduler) commit(took time.Duration) {
 			prefill += sp.n
 		}
 	}
-	switch whole := s.copied == 0; { // else a part of the time went into copies
-	case prefill > 0:
+	whole := s.copied == 0 // else a part of the time went into copies
+	if prefill > 0 {
 		s.pace.prefilled(prefill, decode, took, whole)
-	default:
+	} else {
 		s.pace.decoded(took, whole)
 		if whole {
 			s.draftCost.note(len(s.rows), took.Seconds())

@@ -191,8 +191,8 @@ func (w *work) openLoop(ctx context.Context, rate float64) {
 		case <-ctx.Done():
 			return
 		}
-		now := due
-		group.Go(func() { w.one(ctx, i, now) })
+		at := due
+		group.Go(func() { w.one(ctx, i, at) })
 		// Due times are added up, so that sending late does not lower the rate.
 		due = due.Add(time.Duration(rng.ExpFloat64() / rate * float64(time.Second)))
 		timer.Reset(time.Until(due))
