@@ -37,6 +37,8 @@ if ((${#with_cxx[@]})); then
 	step "go test: ${#with_cxx[@]} packages with llama.cpp"
 	scripts/build-llama.sh --exec go test "$@" "${with_cxx[@]}" || status=1
 fi
+step 'go test: the benchmarks of make bench, a round each'
+scripts/build-llama.sh --exec go test -run '^$' -bench . -benchtime 1x ./scheduler/... ./llm/... || status=1
 step 'fuzz: some thousand inputs for each decoder of outside input'
 scripts/fuzz.sh || status=1
 exit $status

@@ -19,6 +19,14 @@ func benchModel(b *testing.B) *Model {
 	return load(b, path, ModelOptions{})
 }
 
+// needs skips a benchmark of sequences longer than the model was trained for, such as
+// the tiny one.
+func needs(b *testing.B, m *Model, context int) {
+	if trained := m.Info().TrainContext; trained < context {
+		b.Skipf("the model's context of %d tokens is shorter than %d; CLLM_BENCH_MODEL names another model", trained, context)
+	}
+}
+
 // BenchmarkDecode is what the engine alone does: decode one token of each
 // sequence, sample it with Ollama's default options, again. No HTTP, no scheduler.
 func BenchmarkDecode(b *testing.B) {
@@ -72,6 +80,7 @@ func BenchmarkPrefill(b *testing.B) {
 	m := benchModel(b)
 	for _, n := range []int{512, 1024, 4096} {
 		b.Run(fmt.Sprintf("tokens=%d", n), func(b *testing.B) {
+			needs(b, m, n)
 			c := open(b, m, ContextOptions{ContextPerSequence: n})
 			defer c.Close()
 			for b.Loop() {
@@ -106,6 +115,7 @@ func BenchmarkDecodeLong(b *testing.B) {
 	for _, sequences := range []int{1, 8, 32} {
 		for _, n := range []int{64, 1024, 3072} {
 			b.Run(fmt.Sprintf("sequences=%d,tokens=%d", sequences, n), func(b *testing.B) {
+				needs(b, m, n+1)
 				c := open(b, m, ContextOptions{Sequences: sequences, ContextPerSequence: 4096})
 				defer c.Close()
 				prefill(b, c, 0, n)

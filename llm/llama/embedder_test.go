@@ -183,7 +183,7 @@ func TestSizesOfAnEmbedderAreChecked(t *testing.T) {
 func BenchmarkEmbed(b *testing.B) {
 	m := load(b, tinyPath, ModelOptions{})
 	text := m.Vocab().Tokenize(strings.Repeat("word ", 8), true)
-	for _, n := range []int{1, 16, 64} {
+	for _, n := range []int{1, 16, 48} {
 		b.Run(fmt.Sprintf("texts=%d", n), func(b *testing.B) {
 			e := openEmbedder(b, m, EmbedderOptions{})
 			parts := make([]llm.EmbedPart, n)
