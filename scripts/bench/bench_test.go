@@ -33,14 +33,14 @@ func TestTurnsAreInterleavedAndTurnRoundWithEachRepeat(t *testing.T) {
 	}
 	want := [2][]string{
 		{
-			"engine 1", "cllm 1/16", "llama-server 1/16",
-			"engine 32", "cllm 32/72", "llama-server 32/72", "ollama 32/16", "ollama-parallel 32/64",
-			"engine 128", "cllm 128/128",
+			"engine 1", "cllm 1/16", "engine 1", "llama-server 1/16",
+			"engine 32", "cllm 32/72", "engine 32", "llama-server 32/72", "ollama 32/16", "ollama-parallel 32/64",
+			"engine 128", "cllm 128/128", "engine 128",
 		},
 		{
-			"cllm 128/128", "engine 128",
-			"ollama-parallel 32/64", "ollama 32/16", "llama-server 32/72", "cllm 32/72", "engine 32",
-			"llama-server 1/16", "cllm 1/16", "engine 1",
+			"engine 128", "cllm 128/128", "engine 128",
+			"ollama-parallel 32/64", "ollama 32/16", "llama-server 32/72", "engine 32", "cllm 32/72", "engine 32",
+			"llama-server 1/16", "engine 1", "cllm 1/16", "engine 1",
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -90,7 +90,8 @@ func TestTheTableSaysWhatEachServerReachesOfTheCeilingAndOfLlamaServer(t *testin
 	rate := func(repeat, clients int, all float64) engineRates {
 		return engineRates{Repeat: repeat, Clients: clients, Prefill: all, Decode: map[int]float64{32: all, 8: all, 16: all}}
 	}
-	rates := []engineRates{rate(1, 32, 100), rate(3, 32, 160), rate(2, 32, 80), rate(1, 8, 1000)}
+	// The first repeat has two turns of the engine, which take half and one and a half of that.
+	rates := []engineRates{rate(1, 32, 200), rate(1, 32, 200./3), rate(3, 32, 160), rate(2, 32, 80), rate(1, 8, 1000)}
 	var out bytes.Buffer
 	if err := newResult(o, servers, rates, all).table(o, &out); err != nil {
 		t.Fatal(err)

@@ -42,13 +42,19 @@ func (l load) waves() []int {
 	return all
 }
 
-// ceilings is the ceiling of a load in each repeat in which it is known.
+// ceilings is the ceiling of a load in each repeat in which it is known: of a repeat's turns
+// of the engine the mean of the times.
 func ceilings(rates []engineRates, l load, tokens int, promptTokens float64) map[int]float64 {
-	all := make(map[int]float64)
+	turns, times := make(map[int]float64), make(map[int]float64)
 	for _, e := range rates {
 		if e.Clients == l.clients {
-			all[e.Repeat] = e.ceiling(l, tokens, promptTokens)
+			turns[e.Repeat]++
+			times[e.Repeat] += 1 / e.ceiling(l, tokens, promptTokens)
 		}
+	}
+	all := make(map[int]float64)
+	for repeat, n := range turns {
+		all[repeat] = n / times[repeat]
 	}
 	return all
 }

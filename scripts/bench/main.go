@@ -8,7 +8,7 @@
 //
 // The ceiling of a load is its work at the engine's prefill rate and at its decode
 // rates for as many sequences as are left, without scheduler, sampling and HTTP. It is
-// measured next to the servers with that load.
+// measured before and after the first server with that load.
 package main
 
 import (
@@ -167,20 +167,26 @@ type measured struct {
 	report *bench.Report
 }
 
-// plan has, at each concurrency, the engine and then one server after the other; each
-// second repeat goes the other way round. All servers get the same prompts at a load,
-// other ones in each repeat.
+// plan has, at each concurrency, one server after the other and the engine before and after
+// the first of them, as the machine's speed changes meanwhile; each second repeat goes the
+// other way round. All servers get the same prompts at a load, other ones in each repeat.
 func plan(servers []*server, repeat int, seed uint64) []turn {
 	var turns []turn
 	for clients := 1; clients <= mostClients; clients++ {
-		if len(together(servers, clients)) > 0 {
-			turns = append(turns, turn{load: load{clients: clients}})
-		}
+		engine := turn{load: load{clients: clients}}
+		first := true
 		for _, s := range servers {
 			for _, l := range s.loads {
-				if l.clients == clients {
-					turns = append(turns, turn{s, l, seed + uint64(repeat*(mostClients+1)+clients)})
+				if l.clients != clients {
+					continue
 				}
+				t := turn{s, l, seed + uint64(repeat*(mostClients+1)+clients)}
+				if first {
+					turns = append(turns, engine, t, engine)
+				} else {
+					turns = append(turns, t)
+				}
+				first = false
 			}
 		}
 	}
