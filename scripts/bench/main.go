@@ -173,21 +173,18 @@ type measured struct {
 func plan(servers []*server, repeat int, seed uint64) []turn {
 	var turns []turn
 	for clients := 1; clients <= mostClients; clients++ {
-		engine := turn{load: load{clients: clients}}
-		first := true
+		var some []turn
 		for _, s := range servers {
 			for _, l := range s.loads {
-				if l.clients != clients {
-					continue
+				if l.clients == clients {
+					some = append(some, turn{s, l, seed + uint64(repeat*(mostClients+1)+clients)})
 				}
-				t := turn{s, l, seed + uint64(repeat*(mostClients+1)+clients)}
-				if first {
-					turns = append(turns, engine, t, engine)
-				} else {
-					turns = append(turns, t)
-				}
-				first = false
 			}
+		}
+		if len(some) > 0 {
+			engine := turn{load: load{clients: clients}}
+			turns = append(turns, engine, some[0], engine)
+			turns = append(turns, some[1:]...)
 		}
 	}
 	if repeat%2 == 1 {
