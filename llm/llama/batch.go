@@ -92,6 +92,7 @@ func (c *Context) check(rows []llm.Row) error {
 			return invalid("row %d: sequence %d is full; it can hold %d positions", i, r.Seq, c.limits.Context)
 		}
 		c.next[r.Seq]++
+		c.touched[r.Seq] = true
 		if r.Logits {
 			outputs++
 		}
