@@ -65,7 +65,8 @@ func decodeClass(code int) error {
 
 // check finds the batches that llama.cpp would refuse, those that it would end
 // the program for, and a sequence that starts with a gap, which it would take.
-// It leaves in c.next what the sequences hold afterwards.
+// It leaves in c.next what the sequences hold afterwards, and in c.touched that they may
+// have memory, which also a decode that fails may have filled.
 func (c *Context) check(rows []llm.Row) error {
 	invalid := func(format string, args ...any) error {
 		return &Error{Op: "decode", Class: llm.ErrInvalidBatch, Detail: fmt.Sprintf(format, args...)}

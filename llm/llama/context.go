@@ -35,7 +35,7 @@ type Context struct {
 
 	held     []llm.Pos  // positions of each sequence
 	next     []llm.Pos  // scratch of Decode
-	touched  []bool     // sequences that may have memory and did not have it trimmed
+	touched  []bool     // sequences that may have memory; the others hold nothing
 	stale    bool       // sequences were shifted or copied and no decode has updated the cells yet
 	rows     int        // rows of the last decode; 0 when it failed
 	logits   []*C.float // C memory: the logits of each row of the last decode

@@ -214,6 +214,5 @@ func (c *Context) forget(seq llm.SeqID, err error) error {
 	var cerr C.cllm_error
 	C.cllm_seq_truncate(c.c, C.int32_t(seq), 0, &cerr)
 	c.held[seq] = 0
-	c.touched[seq] = true
 	return err
 }
