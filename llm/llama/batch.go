@@ -65,8 +65,7 @@ func decodeClass(code int) error {
 
 // check finds the batches that llama.cpp would refuse, those that it would end
 // the program for, and a sequence that starts with a gap, which it would take.
-// It leaves in c.next what the sequences hold afterwards, and in c.touched that they may
-// have memory, which also a decode that fails may have filled.
+// It leaves in c.next what the sequences hold afterwards.
 func (c *Context) check(rows []llm.Row) error {
 	invalid := func(format string, args ...any) error {
 		return &Error{Op: "decode", Class: llm.ErrInvalidBatch, Detail: fmt.Sprintf(format, args...)}
@@ -93,7 +92,6 @@ func (c *Context) check(rows []llm.Row) error {
 			return invalid("row %d: sequence %d is full; it can hold %d positions", i, r.Seq, c.limits.Context)
 		}
 		c.next[r.Seq]++
-		c.touched[r.Seq] = true
 		if r.Logits {
 			outputs++
 		}

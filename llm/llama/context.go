@@ -35,7 +35,6 @@ type Context struct {
 
 	held     []llm.Pos  // positions of each sequence
 	next     []llm.Pos  // scratch of Decode
-	touched  []bool     // sequences that may have memory; the others hold nothing
 	stale    bool       // sequences were shifted or copied and no decode has updated the cells yet
 	rows     int        // rows of the last decode; 0 when it failed
 	logits   []*C.float // C memory: the logits of each row of the last decode
@@ -134,7 +133,6 @@ func (m *Model) newContext(o ContextOptions) (*Context, error) {
 		whole:    m.oneState(),
 		canShift: bool(info.can_shift) && m.canShift(o.KVType),
 		held:     make([]llm.Pos, o.Sequences),
-		touched:  make([]bool, o.Sequences),
 		next:     make([]llm.Pos, o.Sequences),
 		logits:   unsafe.Slice((**C.float)(unsafe.Pointer(C.cllm_logits(cc))), int(info.n_batch)),
 	}

@@ -105,18 +105,16 @@ func (c *Context) Copy(dst, src llm.SeqID, n llm.Pos) error {
 	return nil
 }
 
-// Trim gives back the memory that empty sequences have left. llama.cpp looks at each cell
-// of a sequence for it, so those that nothing was done with since the last time are left out.
+// Trim gives back the memory that empty sequences have left.
 func (c *Context) Trim() {
 	c.uses++
 	if c.c == nil || !c.memory || c.limits.Unified {
 		return
 	}
 	for seq := range c.held {
-		if c.held[seq] == 0 && c.touched[seq] {
+		if c.held[seq] == 0 {
 			var cerr C.cllm_error
 			C.cllm_seq_truncate(c.c, C.int32_t(seq), 0, &cerr)
-			c.touched[seq] = false
 		}
 	}
 }
@@ -200,7 +198,6 @@ func (c *Context) checkSeq(op string, seq llm.SeqID) error {
 
 // moved notes what a sequence holds after a call that changed it.
 func (c *Context) moved(op string, seq llm.SeqID, cerr *C.cllm_error) error {
-	c.touched[seq] = true
 	c.held[seq] = llm.Pos(C.cllm_seq_held(c.c, C.int32_t(seq)))
 	var class error
 	if cerr.code == C.CLLM_UNSUPPORTED {
