@@ -12,6 +12,7 @@ read -ra packages <<<"$packages"
 
 step 'go vet'
 scripts/build-llama.sh --exec go vet "${packages[@]}"
+scripts/build-llama.sh --exec go vet -tags chainbench ./llm/llama
 
 step 'llama.cpp: decodes, and the sparse KV cache'
 scripts/build-llama.sh --test

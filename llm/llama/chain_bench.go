@@ -28,22 +28,22 @@ import "C"
 
 import "unsafe"
 
-// chain samples a row as llama.cpp's own samplers do: what Sample is compared with.
+// samplerChain samples a row as llama.cpp's own samplers do: what Sample is compared with.
 // It is built with -tags chainbench only.
-type chain struct {
+type samplerChain struct {
 	c    *C.struct_llama_sampler
 	data *C.llama_token_data
 }
 
-func newChain(n int) *chain {
-	return &chain{c: C.new_chain(), data: (*C.llama_token_data)(C.malloc(C.size_t(n) * C.sizeof_llama_token_data))}
+func newSamplerChain(n int) *samplerChain {
+	return &samplerChain{c: C.new_chain(), data: (*C.llama_token_data)(C.malloc(C.size_t(n) * C.sizeof_llama_token_data))}
 }
 
-func (c *chain) sample(row []float32) int32 {
+func (c *samplerChain) sample(row []float32) int32 {
 	return int32(C.run_chain(c.c, (*C.float)(unsafe.Pointer(&row[0])), C.int32_t(len(row)), c.data))
 }
 
-func (c *chain) close() {
+func (c *samplerChain) close() {
 	C.llama_sampler_free(c.c)
 	C.free(unsafe.Pointer(c.data))
 }

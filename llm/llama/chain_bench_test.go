@@ -6,7 +6,7 @@ import "testing"
 
 func BenchmarkLlamaCppChain(b *testing.B) {
 	row := logitsRow()
-	c := newChain(len(row))
+	c := newSamplerChain(len(row))
 	defer c.close()
 	for b.Loop() {
 		c.sample(row)
