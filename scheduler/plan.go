@@ -54,15 +54,14 @@ func plan(slots []slot, p policy, out []span) []span {
 	if decoding > 0 {
 		room = min(p.batch, p.prefill)
 	}
-	prefills, most := oldest >= 0 && room > 0, room
+	prefills := oldest >= 0 && room > 0
 	if prefills && decoding > 0 && !p.unified {
 		// Two short chunks take longer than one, so what fits into a slice is not cut: it
 		// exceeds this one by a part, or waits for the next. So do its neighbours with it, as
 		// they would in a pass of their own.
 		if rest := slots[oldest].pending() - 1; rest <= min(p.slice, p.batch) {
-			most = min(room+p.slice*excess/100, p.batch)
-			prefills = rest <= most
-			room = max(room, rest)
+			room = min(room+p.slice*excess/100, p.batch)
+			prefills = rest <= room
 		}
 	}
 	if decoding > 0 && (p.unified || !prefills) {
@@ -78,7 +77,7 @@ func plan(slots []slot, p policy, out []span) []span {
 	if p.unified {
 		return planMixed(slots, min(room, p.batch-len(out)), p.batch-len(out), out)
 	}
-	return planChunks(slots, oldest, room, most, p.batch, out)
+	return planChunks(slots, oldest, room, p.batch, out)
 }
 
 // chunk is how many of n prompt tokens to compute when room rows are wanted and
@@ -95,13 +94,12 @@ func chunk(n, room, batch int) int {
 	}
 }
 
-// planChunks takes the oldest prompt's next chunk, cut to room, and equal ones of its
-// neighbours while all have at most so many rows.
-func planChunks(slots []slot, oldest, room, most, batch int, out []span) []span {
+// planChunks takes the oldest prompt's next chunk, and equal ones of its neighbours.
+func planChunks(slots []slot, oldest, room, batch int, out []span) []span {
 	n := chunk(slots[oldest].pending()-1, room, batch)
 	first, last := oldest, oldest
 	joins := func(i int) bool {
-		if i < 0 || i >= len(slots) || (last-first+2)*n > most {
+		if i < 0 || i >= len(slots) || (last-first+2)*n > room {
 			return false
 		}
 		if !slots[i].active() || slots[i].seq.waits {
